@@ -1,0 +1,90 @@
+"""How a fit goes on, on stderr: one line that renews itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from clusterglm.cli import output
+from clusterglm.units import format_duration
+
+if TYPE_CHECKING:
+    from clusterglm.glm.trace import Iteration
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Display:
+    """Meets ``clusterglm.fitting.Progress``."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown = -math.inf
+        self._first: tuple[float, float] | None = None
+        self._pending = False
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+
+    def phase(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            self._line(text, keep=True)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            output.words(text)
+
+    def iteration(self, row: Iteration, null_objective: float, rows: int) -> None:  # noqa: ARG002
+        if self.quiet or (not self.live and time.monotonic() - self._shown < _SECONDS_BETWEEN_LINES and row.iteration):
+            return
+        self._shown = time.monotonic()
+        gap = row.certificate.gap
+        parts = [
+            f"pass {row.passes}",
+            f"objective {row.point.objective:.10g}",
+            f"gap {gap:.1e}" if math.isfinite(gap) else "gap not certified yet",
+        ]
+        if row.seconds > 0 and row.passes > 2:
+            parts.append(f"{rows * (row.passes - 2) / row.seconds:.2g} rows/s")
+        if (left := self._left(row)) is not None:
+            parts.append(f"about {format_duration(left)} left")
+        self._line("  ".join(parts), keep=not self.live)
+
+    def _left(self, row: Iteration) -> float | None:
+        """Return the seconds left if the error goes on falling as fast as it has: first-order, hence 'about'."""
+        error = row.certificate.estimate
+        if not (math.isfinite(error) and error > 0.01 and row.seconds > 0):
+            return None
+        if self._first is None:
+            self._first = (row.seconds, error)
+            return None
+        seconds, first = self._first
+        rate = math.log(first / error) / (row.seconds - seconds) if row.seconds > seconds else 0.0
+        return math.log(error / 0.01) / rate if rate > 0 else None
+
+    def _line(self, text: str, keep: bool) -> None:
+        if keep:
+            output.words(text)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+        self._pending = True
+
+    def _clear(self) -> None:
+        if self._pending:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)
+            self._pending = False

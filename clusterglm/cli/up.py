@@ -1,0 +1,172 @@
+"""``clusterglm up TARGET``: start a cluster that outlives the shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from clusterglm import config
+from clusterglm.cli import output
+from clusterglm.clusters.launcher import Launcher, Plan, Record, Size, configured
+from clusterglm.clusters.lookup import launcher_of
+from clusterglm.clusters.registry import Registry, checked_name, now
+from clusterglm.clusters.targets import TARGETS
+from clusterglm.errors import ClusterError, Interrupted, UsageError
+from clusterglm.units import parse_count, parse_duration
+
+_COMMON = {
+    "workers": typer.Option(None, "--workers", metavar="N", help="Worker processes; by default one per core."),
+    "name": typer.Option(None, "--name", metavar="NAME", help="The cluster's name; by default the target's."),
+    "timeout": typer.Option(None, "--timeout", metavar="TIME", help="Give up when the workers take longer than this."),
+    "dry_run": typer.Option(False, "--dry-run", help="Print what would be started, and start nothing."),
+    "json_": typer.Option(False, "--json", help="Print the result as JSON."),
+    "yes": typer.Option(False, "--yes", help="Mean it, even with a number of workers above the configured limit."),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``up``, with one sub-command per target."""
+    targets = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+    @targets.callback()
+    def up() -> None:
+        """Start a cluster that outlives the shell, and return when its workers answer."""
+
+    for name, launcher in TARGETS.items():
+        targets.command(name, help=inspect.getdoc(launcher))(_command(launcher))
+    app.add_typer(targets, name="up")
+
+
+def _command(launcher: type[Any]) -> Callable[..., None]:
+    """Return the command of a target: its signature is the common options and the launcher's fields."""
+
+    def command(**given: Any) -> None:
+        common = {name: given.pop(name) for name in _COMMON}
+        start(launcher, given, **common)
+
+    options = dict(_COMMON)
+    for item in dataclasses.fields(launcher):
+        options[item.name] = typer.Option(
+            None, f"--{item.name.replace('_', '-')}", metavar="VALUE", help=item.metadata["help"]
+        )
+    flags = {name: bool if option.default is False else str | None for name, option in options.items()}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=flags[name])
+            for name, option in options.items()
+        ]
+    )
+    command.__annotations__ = {**flags, "return": None}
+    return command
+
+
+def start(
+    target: type[Any],
+    options: dict[str, Any],
+    *,
+    workers: str | None,
+    name: str | None,
+    timeout: str | None,
+    dry_run: bool,
+    json_: bool,
+    yes: bool,
+) -> None:
+    """Start a cluster of this target, or print its plan."""
+    if name is not None:
+        checked_name(name)
+    seconds = parse_duration(timeout) if timeout is not None else None
+    count = parse_count(workers, "--workers", of="workers") if workers is not None else None
+    launcher: Launcher = configured(target, **options)
+    count = count or config.get("workers") or _cores()
+    limit = config.get("worker-limit")
+    if count > limit and not yes:
+        raise UsageError(
+            "--workers", workers or count, f"more than the configured limit of {limit}: lower it, or --yes"
+        )
+    seconds = seconds or config.get("start-timeout")
+    if dry_run:
+        plan = launcher.plan(name or target.target, Size(count))
+        output.data_json(dataclasses.asdict(plan)) if json_ else output.data(str(plan))
+        return
+    record = _launch(launcher, name, Size(count), seconds)
+    if json_:
+        output.data_json(summary(record))
+    else:
+        for key in ("name", "address", "dashboard", "workers"):
+            output.data(f"{key:10} {getattr(record, key)}")
+
+
+def summary(record: Record, state: str | None = None) -> dict[str, Any]:
+    """Return a record as ``--json`` shows it."""
+    keys = ("name", "target", "state", "workers", "address", "dashboard", "created", "host", "options")
+    return {key: getattr(record, key) for key in keys} | {"state": state or record.state}
+
+
+def _cores() -> int:
+    from clusterglm.clusters.settings import cores
+
+    return cores()
+
+
+def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float) -> Record:
+    registry = Registry()
+    name = name or _free_name(registry, launcher)
+    with registry.holding(name, "up"):
+        _make_room(registry, launcher, name)
+        plan = launcher.plan(name, size)
+        record = Record(
+            name=name,
+            target=launcher.target,
+            workers=size.workers,
+            host=socket.gethostname(),
+            user=os.getuid(),
+            created=now(),
+            options=plan.options,
+        )
+        registry.create(record)
+        try:
+            record = launcher.launch(plan, record, registry.save, seconds)
+            registry.save(record)
+            return record
+        except BaseException as error:
+            removed = _remove(registry, launcher, plan, record)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("interrupted", None, f"removed {removed} processes") from error
+            raise
+
+
+def _remove(registry: Registry, launcher: Launcher, plan: Plan, record: Record) -> int:
+    try:
+        removed = launcher.stop(record)
+        registry.update(record.name, state="down")
+        return removed
+    except KeyboardInterrupt as error:
+        cure = f"not all of {len(plan.steps)} processes removed: run clusterglm down {record.name}"
+        raise Interrupted("interrupted", None, cure) from error
+
+
+def _free_name(registry: Registry, launcher: Launcher) -> str:
+    """Return the target's name, or the first of local-2, local-3, ... that is free."""
+    taken = set(registry.open_names()) | set(launcher.names())
+    number = 1
+    while (name := launcher.target if number == 1 else f"{launcher.target}-{number}") in taken:
+        number += 1
+    return name
+
+
+def _make_room(registry: Registry, launcher: Launcher, name: str) -> None:
+    """Close the record of a cluster that has ended by itself; refuse the name of one that has not."""
+    old = registry.read(name)
+    if old is not None and old.state != "down" and launcher_of(old).state(old) == "gone":
+        launcher_of(old).stop(old)
+        registry.update(name, state="down")
+        output.note(f"{name}: the cluster of {old.created} has ended: its record is replaced")
+    elif (old is None or old.state == "down") and launcher.find(name) is not None:
+        cure = f"its processes still run: another name, or clusterglm down {name}"
+        raise ClusterError("--name", name, cure)

@@ -1,0 +1,148 @@
+"""From an address, a scheduler file or a record to a ``distributed.Client``, within a time limit of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clusterglm import config
+from clusterglm.errors import ClusterError, ClusterglmError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_COMPARED = ("python", "dask", "distributed", "numpy", "clusterglm")
+_ADDRESS = re.compile(r"(?:(?:tcp|tls)://)?(?:\[(?P<ipv6>[0-9a-fA-F:.%]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
+
+
+def connect(
+    address: str,
+    *,
+    what: str = "--scheduler",
+    value: str | None = None,
+    cure: str = "start it, or give the address that it printed",
+    timeout: float | None = None,
+    allow_version_mismatch: bool = False,
+) -> Client:
+    """Return a client of the scheduler at ``address``, its versions compared with ours.
+
+    Parameters
+    ----------
+    address : str
+        ``tcp://host:port``, ``tls://host:port`` or ``host:port``.
+    what, value, cure : str
+        How an error names the scheduler (by default by its address), and what its reader should do.
+    timeout : float, optional
+        Seconds until the scheduler must have answered; by default the setting ``connect-timeout``.
+    allow_version_mismatch : bool
+        Go on where Python, Dask, numpy or clusterglm differ between here, the scheduler and the workers.
+
+    Raises
+    ------
+    UsageError
+        Not an address.
+    ClusterError
+        No scheduler answers there, or versions differ.
+    """
+    value = value or address
+    limit = timeout or config.get("connect-timeout")
+    until = time.monotonic() + limit
+    _probe(address, what, value, cure, limit)
+    from clusterglm.clusters.settings import quiet
+
+    with quiet():
+        from distributed import Client
+
+        full = address if "://" in address else f"tcp://{address}"
+        try:
+            client = Client(full, timeout=max(1.0, until - time.monotonic()))
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise _gone(what, value, f"no Dask scheduler answers at {address}: {cure}") from error
+        try:
+            if not allow_version_mismatch:
+                check_versions(client)
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                client.close(timeout=1)
+            if isinstance(error, ClusterglmError) or not isinstance(error, OSError):
+                raise
+            raise _gone(what, value, f"scheduler {address} is gone: {cure}") from error
+    return client
+
+
+def read_scheduler_file(path: Path, timeout: float | None = None, what: str = "--scheduler-file") -> str:
+    """Return the address in a scheduler file, waiting until the scheduler has written it.
+
+    Raises
+    ------
+    ClusterError
+        No such file within ``timeout`` seconds (by default the setting ``connect-timeout``), or none of Dask's.
+    """
+    limit = timeout or config.get("connect-timeout")
+    until = time.monotonic() + limit
+    while True:
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        except FileNotFoundError as error:
+            problem, cause = f"no such file after {limit:.0f} s: is its scheduler running?", error
+        except OSError as error:
+            raise ClusterError(what, path, f"{error.strerror}: not readable here") from error
+        except (ValueError, KeyError, TypeError) as error:  # also a file that is still being written
+            problem, cause = "not the scheduler file of a Dask scheduler", error  # type: ignore[assignment]
+        if time.monotonic() > until:
+            raise ClusterError(what, path, problem) from cause
+        time.sleep(0.05)
+
+
+def check_versions(client: Client) -> None:
+    """Compare the versions that matter to pickled functions here, on the scheduler and on every worker.
+
+    Raises
+    ------
+    ClusterError
+        They differ; the message holds a table of package and place.
+    """
+    found = client.get_versions(packages=["clusterglm"])
+    places: dict[str, Mapping[str, Any]] = {"here": found["client"]["packages"]}
+    places["scheduler"] = found["scheduler"]["packages"]
+    places |= {str(worker): info["packages"] for worker, info in found["workers"].items() if isinstance(info, Mapping)}
+    ours = _versions(places["here"])
+    others = {place: _versions(packages) for place, packages in places.items()}
+    wrong = [name for name in _COMPARED if any(versions[name] != ours[name] for versions in others.values())]
+    if not wrong:
+        return
+    shown = {p: v for p, v in others.items() if p in {"here", "scheduler"} or any(v[n] != ours[n] for n in wrong)}
+    rows = [("", *wrong), *((place, *(versions[name] for name in wrong)) for place, versions in shown.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(wrong) + 1)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cure = "install the same versions, or --allow-version-mismatch"
+    raise ClusterError("versions", ", ".join(wrong), "\n".join([f"not the same everywhere: {cure}", *table]))
+
+
+def _versions(packages: Mapping[str, Any]) -> dict[str, str]:
+    versions = {name: str(packages.get(name) or "missing") for name in _COMPARED}
+    return versions | {"python": ".".join(versions["python"].split(".")[:2])}
+
+
+def _probe(address: str, what: str, value: str, cure: str, seconds: float) -> None:
+    """Knock at the port: a refused connection is known at once, where Dask would try again until its limit."""
+    match = _ADDRESS.fullmatch(address)
+    if not match or not 0 < int(match["port"]) < 65536:
+        raise UsageError(what, value, "not an address: write tcp://HOST:PORT")
+    host, port = match["ipv6"] or match["host"], int(match["port"])
+    try:
+        socket.create_connection((host, port), timeout=seconds).close()
+    except (socket.gaierror, UnicodeError) as error:
+        raise ClusterError("host", host, "does not resolve here: give an address") from error
+    except OSError as error:
+        raise _gone(what, value, f"scheduler {address} is gone: {cure}") from error
+
+
+def _gone(what: str, value: str, text: str) -> ClusterError:
+    return ClusterError(what, value, text)

@@ -1,0 +1,84 @@
+"""From a cluster's name to its launcher, record and client: the record first, else what the systems themselves say."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from clusterglm.clusters.connect import connect
+from clusterglm.clusters.launcher import Launcher, Record, configured
+from clusterglm.clusters.registry import Registry, checked_name, not_known
+from clusterglm.clusters.targets import TARGETS
+from clusterglm.errors import ClusterError, unknown
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def launcher_of(record: Record) -> Launcher:
+    """Return the launcher that started a cluster, with the options of its record."""
+    if record.target not in TARGETS:
+        raise unknown("target", record.target, TARGETS, ClusterError)
+    launcher: Launcher = configured(TARGETS[record.target], **record.options)
+    return launcher
+
+
+def lookup(name: str, what: str = "cluster") -> tuple[Launcher, Record]:
+    """Return the launcher and the record of a cluster, its record made up again where it was deleted.
+
+    Raises
+    ------
+    UsageError
+        No such cluster: the message lists those there are.
+    ClusterError
+        A record that cannot be read, or that belongs to another user.
+    """
+    registry = Registry()
+    record = registry.read(checked_name(name, what))
+    if record is None:
+        found = [target().find(name) for target in TARGETS.values()]
+        record = next((made_up for made_up in found if made_up is not None), None)
+        if record is None:
+            raise not_known(name, everything(), what)
+        registry.save(record)
+    if record.user != os.getuid():
+        raise ClusterError(what, name, f"belongs to user {record.user}: start one of your own with clusterglm up")
+    return launcher_of(record), record
+
+
+def everything() -> list[str]:
+    """Return the names of all clusters that are not down: recorded, or found running without a record."""
+    running = {name for target in TARGETS.values() for name in target().names()}
+    return sorted(running | set(Registry().open_names()))
+
+
+def connect_cluster(
+    name: str, *, what: str = "--cluster", timeout: float | None = None, allow_version_mismatch: bool = False
+) -> Client:
+    """Return a client of a cluster that ``clusterglm up`` started.
+
+    Raises
+    ------
+    UsageError
+        No such cluster.
+    ClusterError
+        It is being taken down, still starting, gone, does not answer, or runs other versions.
+    """
+    launcher, record = lookup(name, what)
+    if record.state == "down":
+        raise not_known(name, everything(), what)
+    if (holder := Registry().busy(name)) and holder.get("command") == "down":
+        raise ClusterError(what, name, f"being taken down by pid {holder.get('pid')} on {holder.get('host')}")
+    cure = f"clusterglm down {name}"
+    if launcher.state(record) == "gone":
+        raise ClusterError(what, name, f"{launcher.obituary(record)}: {cure}")
+    if not record.address:
+        raise ClusterError(what, name, f"has not answered yet: wait for its up, or {cure}")
+    return connect(
+        record.address,
+        what=what,
+        value=name,
+        cure=cure,
+        timeout=timeout,
+        allow_version_mismatch=allow_version_mismatch,
+    )

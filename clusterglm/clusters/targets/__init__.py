@@ -1,0 +1,9 @@
+"""The places where a cluster can be started: one small file each, one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clusterglm.clusters.targets.local import Local
+
+TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in (Local,)}

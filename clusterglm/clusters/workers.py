@@ -1,0 +1,131 @@
+"""What the workers really are, as measured on them: BLAS threads, memory, names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from clusterglm.clusters.settings import ONE_THREAD
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker process: its address and name, compute threads, and memory limit in bytes (0: none set)."""
+
+    address: str
+    name: str
+    host: str
+    threads: int
+    memory: int
+
+
+def workers(client: Client) -> list[Worker]:
+    """Return the workers that the scheduler knows, ordered by name."""
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    listed = [
+        Worker(address, str(info["name"]), str(info["host"]), int(info["nthreads"]), int(info["memory_limit"] or 0))
+        for address, info in found.items()
+    ]
+    return sorted(listed, key=lambda worker: (len(worker.name), worker.name))
+
+
+def blas_threads(client: Client) -> dict[str, int]:
+    """Return the largest number of BLAS or OpenMP threads found on each worker, by address (threadpoolctl).
+
+    Measured in a thread that computes tasks: OpenMP keeps the number per thread. It waits for a free one for 10 s.
+    """
+    return dict(client.run(_measure))
+
+
+def limit_blas(client: Client) -> dict[str, int]:
+    """Set BLAS to one thread wherever it has more, also on workers to come; return what was found, by address.
+
+    Several threads per library would fight over the cores that Dask has already handed out, and the last bits of a
+    sum would depend on their number.
+    """
+    found = blas_threads(client)
+    if any(threads != 1 for threads in found.values()):
+        client.register_plugin(_one_thread_plugin())
+    return found
+
+
+def peak_memory(client: Client) -> dict[str, int]:
+    """Return the peak resident memory of each worker process since its start, in bytes, by address."""
+    return dict(client.run(_peak))
+
+
+def load(client: Client) -> tuple[int, dict[str, int]]:
+    """Return the tasks that the scheduler holds, and the bytes that each worker process uses now, by address."""
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    used = {address: int(info["metrics"].get("memory", 0)) for address, info in found.items()}
+    return int(client.run_on_scheduler(_tasks)), used
+
+
+def _tasks(dask_scheduler: Any) -> int:
+    return len(dask_scheduler.tasks)
+
+
+def _peak() -> int:
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, kilobytes everywhere else
+
+
+def _loaded_threads() -> int:
+    # threadpoolctl sees libraries that are loaded: these two bring every BLAS that kernels use.
+    import numpy  # noqa: F401
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
+
+
+def _one_thread() -> int:
+    from threadpoolctl import threadpool_limits
+
+    _loaded_threads()
+    threadpool_limits(1)  # without `with`: it stays
+    return _loaded_threads()
+
+
+async def _measure(dask_worker: Any) -> int:
+    return max(await _in_task_threads(dask_worker, _loaded_threads, 1))
+
+
+async def _in_task_threads(worker: Any, call: Callable[[], T], threads: int) -> list[T]:
+    """Run ``call`` once in each of ``threads`` threads of the pool that computes a worker's tasks."""
+    together = threading.Barrier(threads)
+
+    def meet() -> T:
+        together.wait(_PATIENCE)  # so that no thread takes two of these calls
+        return call()
+
+    pool = worker.executors["default"]
+    return list(await asyncio.gather(*(asyncio.wrap_future(pool.submit(meet)) for _ in range(threads))))
+
+
+def _one_thread_plugin() -> Any:
+    from distributed import WorkerPlugin
+
+    class OneThread(WorkerPlugin):  # type: ignore[misc]
+        """Runs on every worker, and on each that joins later."""
+
+        name = "clusterglm-one-thread"
+
+        async def setup(self, worker: Any) -> None:
+            os.environ.update(ONE_THREAD)  # for libraries that are loaded later
+            await _in_task_threads(worker, _one_thread, worker.state.nthreads)
+
+    return OneThread()

@@ -1,0 +1,121 @@
+"""A chunk of rows, and the micro-blocks that kernels work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from clusterglm.data.tree import Node, push
+
+_GENERATOR_ROWS = 8192  # data/synthetic.py makes rows in blocks of this many; micro-blocks divide it
+_BLOCK_BYTES = 512 * 1024  # what stays in a core's second-level cache
+
+
+def block_rows(columns: int, itemsize: int) -> int:
+    """Return the rows of a micro-block: a power of two up to 8,192 from the width alone, never from the hardware."""
+    rows = _GENERATOR_ROWS
+    while rows > 16 and rows * columns * itemsize > _BLOCK_BYTES:
+        rows //= 2
+    return rows
+
+
+class Block(NamedTuple):
+    """A micro-block: the rows that a kernel sees, in cache.
+
+    ``X`` is (m, p) float64, C-contiguous, with a leading column of ones where the model has an intercept; ``y``,
+    ``weights`` and ``offset`` are (m,) float64, the last two None where the data have none. ``start`` is the global
+    index of the first row.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    start: int
+
+
+Kernel = Callable[..., tuple[Any, ...]]
+
+
+class Chunk:
+    """Consecutive rows as they are stored: ``X`` (n, p) in its storage dtype, ``y``, ``weights``, ``offset`` float64.
+
+    ``start``, the global index of the first row, is a multiple of ``block_rows``.
+    """
+
+    __slots__ = ("X", "block_rows", "offset", "start", "weights", "y")
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
+        *,
+        start: int = 0,
+        block_rows: int,
+    ) -> None:
+        if start % block_rows:
+            raise ValueError(f"a chunk starts at row {start}, which is no multiple of {block_rows}")
+        self.X, self.y, self.weights, self.offset = X, y, weights, offset
+        self.start, self.block_rows = start, block_rows
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.X, self.y, self.weights, self.offset, self.start, self.block_rows
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        # An array that moved between workers can arrive at an odd address: other bits, and 3.5 times slower.
+        arrays = (a if a is None or a.flags.aligned else a.copy() for a in state[:4])
+        self.X, self.y, self.weights, self.offset = arrays
+        self.start, self.block_rows = state[4:]
+
+    def __sizeof__(self) -> int:
+        return sum(a.nbytes for a in (self.X, self.y, self.weights, self.offset) if a is not None) + 64
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def part(self, first: int, last: int) -> Chunk:
+        """Return the rows from global index ``first`` (a multiple of ``block_rows``) to ``last - 1``, as views."""
+        cut = slice(first - self.start, last - self.start)
+        weights = None if self.weights is None else self.weights[cut]
+        offset = None if self.offset is None else self.offset[cut]
+        return Chunk(self.X[cut], self.y[cut], weights, offset, start=first, block_rows=self.block_rows)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the micro-blocks in row order; narrower storage becomes float64 here, in cache."""
+        for i in range(0, len(self), self.block_rows):
+            cut = slice(i, i + self.block_rows)
+            yield Block(
+                np.ascontiguousarray(self.X[cut], dtype=np.float64),
+                self.y[cut],
+                None if self.weights is None else self.weights[cut],
+                None if self.offset is None else self.offset[cut],
+                self.start + i,
+            )
+
+    def subtotals(self, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
+        """Return the maximal complete sub-trees of ``kernel(block, *args)`` over this chunk's micro-blocks."""
+        nodes: list[Node] = []
+        with one_blas_thread():
+            for block in self.blocks():
+                push(nodes, (0, block.start // self.block_rows, kernel(block, *args)))
+        return nodes
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401  scipy brings a BLAS of its own, which must be loaded to be pinned
+
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Pin BLAS to one thread: two threads give other bits, and parallelism comes from the chunks."""
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limit

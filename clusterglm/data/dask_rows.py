@@ -1,0 +1,231 @@
+"""Rows held on the workers of a Dask cluster, and the round that survives the loss of any of them.
+
+Rows are tasks with a recipe, never scattered data: a lost chunk is made again. Coefficients travel by value. A round is
+a barrier with a limit that runs from the last task that finished; on trouble the round is tried again from the same
+coefficients, under new keys, because Dask blames innocent tasks for the death of a worker and never forgets. What a
+kernel or a loader raises itself is bad data or a bug, and is not tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clusterglm.data.chunk import Chunk, Kernel
+from clusterglm.data.chunks import Plan
+from clusterglm.data.rows import Step, each_in
+from clusterglm.data.tree import fold
+from clusterglm.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_ATTEMPTS = 30
+_LONGEST_BACK_OFF = 2.0  # seconds
+_GLANCE = 2.0  # seconds between looks at a round that goes on
+_ROUND_LIMIT = 150.0  # seconds without any task finishing: above twice the worker-ttl of 60 s
+_round_number = itertools.count()
+
+Make = Callable[["Client", Sequence[int], int], "list[Future]"]
+
+
+class DaskRows:
+    """Rows as one future a chunk.
+
+    Parameters
+    ----------
+    client : Client
+        The cluster.
+    make : callable
+        ``make(client, indices, generation)`` submits the chunks of these indices and returns their futures.
+    plan : Plan
+        Sizes of chunks and local problems.
+    locate : callable
+        From a global row to the words that say where it came from.
+    ask_for : callable, optional
+        Asks the cluster's launcher for this many workers; None where somebody else started the cluster.
+    limit : float
+        Seconds without any task finishing after which a round counts as stuck.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        make: Make,
+        plan: Plan,
+        locate: Callable[[int], str],
+        ask_for: Callable[[int], object] | None = None,
+        limit: float = _ROUND_LIMIT,
+    ) -> None:
+        self.client, self.make, self.plan, self.locate = client, make, plan, locate
+        self.ask_for, self.limit = ask_for, limit
+        self.rows, self.columns = plan.rows, plan.columns
+        self.local_problems, self.nbytes = plan.local_problems, plan.bytes
+        self.generation = 0
+        self.tasks = 0
+        self.troubles: list[str] = []
+        self.chunks: list[Future] = []
+
+    def load(self) -> DaskRows:
+        """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
+        self.chunks = self.make(self.client, range(self.plan.chunks), 0)
+        self.tasks += len(self.chunks)
+        self._round(_length)
+        return self
+
+    def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
+        parts = self._round(_subtotals, kernel=kernel, args=args)
+        return fold(node for part in parts for node in part)
+
+    def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
+        size = self.plan.local_rows
+        per_chunk = self.plan.chunk_rows // size
+        groups = [list(states[i : i + per_chunk]) for i in range(0, len(states), per_chunk)]
+        parts = self._round(_each, groups, step=step, args=args, problem_rows=size)
+        return [result for results, _ in parts for result in results], max(reads for _, reads in parts)
+
+    def spread(self) -> dict[str, int]:
+        """Return how many chunks lie on each worker, by address."""
+        held = self.client.who_has(self.chunks)
+        workers = Counter(dict.fromkeys(self.client.scheduler_info(n_workers=-1)["workers"], 0))
+        workers.update(address for places in held.values() for address in places)
+        return dict(workers)
+
+    def close(self) -> None:
+        """Let the workers forget the rows."""
+        self.client.cancel(self.chunks, force=True)
+        self.chunks = []
+
+    def _round(self, function: Callable[..., Any], *iterables: Sequence[Any], **words: Any) -> list[Any]:
+        for attempt in range(_ATTEMPTS):
+            futures: list[Future] = []
+            try:
+                prefix = f"{function.__name__.strip('_')}-{next(_round_number)}-{time.time_ns():x}"
+                keys = [f"{prefix}-{i}" for i in range(len(self.chunks))]
+                futures = self.client.map(function, self.chunks, *iterables, **words, key=keys, pure=False)
+                self.tasks += len(futures)
+                self._barrier(futures)
+                return self.client.gather(futures)  # type: ignore[no-any-return]
+            except retried() as error:
+                _raise_own_error(futures, error)
+                self._recover(futures, error, attempt)
+        raise ClusterError(
+            "cluster", self.client.scheduler.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}"
+        )
+
+    def _barrier(self, futures: list[Future]) -> None:
+        """Wait for all; raise TimeoutError when nothing has finished for ``limit`` seconds, or nothing ever will."""
+        from distributed import wait
+
+        done, since, stranded = -1, time.monotonic(), False
+        while True:
+            try:
+                wait(futures, timeout=min(_GLANCE, self.limit))
+                return
+            except TimeoutError:
+                finished = sum(future.done() for future in (*self.chunks, *futures))
+                before, stranded = stranded, self._stranded()
+                if finished != done:
+                    done, since = finished, time.monotonic()
+                elif before and stranded:
+                    raise TimeoutError("chunks were lost with all of the workers that they were wished for") from None
+                elif time.monotonic() - since >= self.limit:
+                    raise TimeoutError(f"no task finished in {self.limit:.0f} s") from None
+
+    def _stranded(self) -> bool:
+        """Whether a lost chunk is being made by nobody, although there are workers.
+
+        When all workers die at once, Dask does not offer tasks that were wished for one of them to those that come after.
+        """
+        lost = {chunk.key for chunk in self.chunks if chunk.status == "lost"}
+        busy = self.client.processing() if lost else {}
+        return bool(busy) and not lost <= {key for keys in busy.values() for key in keys}
+
+    def _recover(self, futures: list[Future], error: BaseException, attempt: int) -> None:
+        """Put back what is lost, so that the round can be tried again. Raises ClusterError without a scheduler."""
+        self.troubles.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": "))
+        if self.client.status != "running":
+            # A client reconnects by itself only where it was told to; its scheduler is gone for good here.
+            raise ClusterError("cluster", self.client.scheduler.address, "the scheduler is gone") from error
+        self.client.cancel(futures, force=True)
+        time.sleep(min(0.1 * 2**attempt, _LONGEST_BACK_OFF))
+        lost = [i for i, chunk in enumerate(self.chunks) if chunk.status not in ("finished", "pending")]
+        if isinstance(error, TimeoutError | asyncio.TimeoutError):
+            lost = [i for i, chunk in enumerate(self.chunks) if chunk.status != "finished"]
+        if lost:
+            self.generation += 1
+            for i, chunk in zip(lost, self.make(self.client, lost, self.generation), strict=True):
+                self.chunks[i] = chunk
+        if self.ask_for is not None and len(self.client.scheduler_info(n_workers=-1)["workers"]) < self.plan.workers:
+            self.ask_for(self.plan.workers)
+
+
+def retried() -> tuple[type[BaseException], ...]:
+    """Return the classes of errors that tell of the cluster, not of the data."""
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import NoValidWorkerError, NoWorkerError
+
+    return (
+        KilledWorker,
+        NoWorkerError,
+        NoValidWorkerError,
+        FutureCancelledError,
+        TimeoutError,
+        asyncio.TimeoutError,
+        OSError,
+    )
+
+
+def _raise_own_error(futures: list[Future], error: BaseException) -> None:
+    """Raise ``error`` on if the kernel or the loader raised it: a loader's OSError looks like a lost connection."""
+    from distributed import KilledWorker
+    from distributed.scheduler import NoValidWorkerError, NoWorkerError
+
+    for future in futures:
+        if future.status == "error" and not isinstance(
+            future.exception(), KilledWorker | NoWorkerError | NoValidWorkerError
+        ):
+            raise error
+
+
+def _length(chunk: Chunk) -> int:
+    return len(chunk)
+
+
+def _subtotals(chunk: Chunk, kernel: Kernel, args: tuple[Any, ...]) -> list[Any]:
+    return chunk.subtotals(kernel, args)
+
+
+def _each(
+    chunk: Chunk, states: list[Any], step: Step, args: tuple[Any, ...], problem_rows: int
+) -> tuple[list[Any], int]:
+    return each_in(chunk, step, states, args, problem_rows)
+
+
+def spread_evenly(
+    client: Client, function: Callable[..., Any], items: Sequence[Any], keys: Sequence[str], **words: Any
+) -> list[Future]:
+    """Map ``function`` over ``items``, neighbours together and every worker its share, as a wish and not a pin."""
+    info = client.scheduler_info(n_workers=-1)["workers"]
+    seats = [address for address in sorted(info) for _ in range(info[address]["nthreads"])]
+    if not seats:
+        return client.map(function, items, key=list(keys), pure=False, **words)  # type: ignore[no-any-return]
+    futures: list[Future] = []
+    for s, address in enumerate(seats):
+        low, high = s * len(items) // len(seats), (s + 1) * len(items) // len(seats)
+        if high > low:
+            futures += client.map(
+                function,
+                items[low:high],
+                key=list(keys[low:high]),
+                pure=False,
+                workers=[address],
+                allow_other_workers=True,
+                **words,
+            )
+    return futures

@@ -1,0 +1,115 @@
+"""Parquet files: footers once, then the row groups that a chunk needs and the columns that the model needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clusterglm.data.columns import EXACT, Column, Look, Schema
+from clusterglm.data.files import DataFile, Piece, unchanged
+from clusterglm.errors import DataError, quoted
+
+_FOOTERS = 32  # footers that one task reads
+_BATCH_VALUES = 2**20
+_READ_BYTES = 2**20  # read ahead in a column: a whole column of a large row group would not fit into memory
+
+
+def look(run: Callable[..., list[Any]], files: list[DataFile]) -> list[Look]:
+    """Return what the footers say, read by tasks of ``run``."""
+    groups = [files[i : i + _FOOTERS] for i in range(0, len(files), _FOOTERS)]
+    return [seen for group in run(_footers, groups) for seen in group]
+
+
+def _footers(files: Sequence[DataFile]) -> list[Look]:
+    shared: dict[Any, Schema] = {}  # files of one table have one schema: it is sent once
+    return [_footer(file, shared) for file in files]
+
+
+def _footer(file: DataFile, shared: dict[Any, Schema]) -> Look:
+    with unchanged(file), _open(file) as opened, _readable(file, "footer"):
+        arrow, footer = opened.schema_arrow, opened.metadata
+        names = [quoted(name) for name in arrow.names if arrow.names.count(name) > 1]
+        if names:
+            raise DataError(quoted(file.name), None, f"column {names[0]} is there twice: rename one")
+        schema = {field.name: Column(kind_of(field.type), str(field.type)) for field in arrow}
+        schema = shared.setdefault(tuple(schema.items()), schema)
+        pieces, row = [], 0
+        for group in range(footer.num_row_groups):
+            rows = footer.row_group(group).num_rows
+            pieces.append(Piece(row, rows, group, group + 1))
+            row += rows
+        index = {name for name in (arrow.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+        leaves = {footer.schema.column(i).path: i for i in range(len(footer.schema))}
+        large = {f.name: _largest(footer, leaves[f.name]) for f in arrow if f.type in (pa.int64(), pa.uint64())}
+    large = {name: value for name, value in large.items() if value is None or value > EXACT}
+    return Look(replace(file, pieces=tuple(piece for piece in pieces if piece.rows)), schema, large, frozenset(index))
+
+
+def _largest(footer: pq.FileMetaData, leaf: int) -> int | None:
+    """Return the largest magnitude in an integer column as its statistics have it; None where they are missing."""
+    largest = 0
+    for group in range(footer.num_row_groups):
+        seen = footer.row_group(group).column(leaf).statistics
+        if seen is not None and seen.has_min_max:
+            largest = max(largest, abs(seen.min), abs(seen.max))
+        elif seen is None or seen.num_values:  # which counts what is not missing
+            return None
+    return largest
+
+
+def kind_of(type: pa.DataType) -> str:
+    """Return the word that ``columns.Column`` has for a type."""
+    t = pa.types
+    if t.is_integer(type) or t.is_floating(type) or t.is_decimal(type):
+        return "number"
+    if t.is_boolean(type):
+        return "bool"
+    if t.is_null(type):
+        return "null"
+    if t.is_string(type) or t.is_large_string(type) or t.is_string_view(type):
+        return "string"
+    if t.is_dictionary(type):
+        return "category"
+    if t.is_temporal(type):
+        return "datetime"
+    return str(type)
+
+
+def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the file's pieces, in order; ``kinds`` names the columns.
+
+    Raises
+    ------
+    DataError
+        A page cannot be read.
+    """
+    groups = [piece.start for piece in file.pieces]
+    size = max(_BATCH_VALUES // len(kinds), 1024)
+    place = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
+    with _open(file) as opened, _readable(file, place):
+        yield from opened.iter_batches(size, row_groups=groups, columns=list(kinds), use_threads=False)
+
+
+@contextmanager
+def _open(file: DataFile) -> Iterator[pq.ParquetFile]:
+    # As bytes, because names need not be UTF-8; not mapped, because a file cut short would kill the worker.
+    with pa.OSFile(os.fsencode(file.path), "rb") as raw:
+        with _readable(file, "footer"):
+            opened = pq.ParquetFile(raw, buffer_size=_READ_BYTES, page_checksum_verification=True)
+        yield opened
+
+
+@contextmanager
+def _readable(file: DataFile, part: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # from the system; Arrow's own have no number
+            raise
+        raise DataError(f"{quoted(file.name)} ({part})", None, "not readable as parquet: copy it again") from error

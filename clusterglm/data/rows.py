@@ -1,0 +1,139 @@
+"""Rows, wherever they are held, behind two verbs; this file holds them in this process.
+
+``sum(kernel, *args)`` adds ``kernel(block, *args)`` over all micro-blocks along the fixed tree of ``data/tree.py``.
+``each(step, states, *args)`` calls ``step(rows, state, *args)`` once for every local problem, a fixed range of global
+rows that the plan has chosen from the size of the data alone; ``rows`` is then a ``LocalRows`` over that range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from clusterglm.data.chunk import Chunk, Kernel, block_rows, one_blas_thread
+from clusterglm.data.chunks import local_problem_rows
+from clusterglm.data.tree import fold
+from clusterglm.errors import DataError
+
+Step = Callable[..., Any]
+
+
+class Rows(Protocol):
+    """What a ``Problem`` asks of its rows."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def local_problems(self) -> int:
+        """How many ranges of rows ``each`` works on."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
+        """Return the sum of ``kernel(block, *args)`` over every micro-block."""
+
+    def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
+        """Return ``step(rows, state, *args)`` for every local problem, in row order, and the most passes that one of
+        them made over its rows."""
+
+    def locate(self, row: int) -> str:
+        """Return where a global row came from, in words: ``part-012, row 40331``."""
+
+
+class LocalRows:
+    """Rows held as one chunk in this process.
+
+    Parameters
+    ----------
+    chunk : Chunk
+        The rows.
+    problem_rows : int, optional
+        Rows of a local problem; the whole chunk where it is left out.
+    locate : callable, optional
+        From a global row to the words that say where it came from.
+    intercept : bool
+        Whether the first column of the chunk is one of ones, for an intercept.
+    """
+
+    def __init__(
+        self,
+        chunk: Chunk,
+        problem_rows: int | None = None,
+        locate: Callable[[int], str] = "row {}".format,
+        intercept: bool = False,
+    ) -> None:
+        self.chunk, self.locate, self.intercept = chunk, locate, intercept
+        self.rows, self.columns = chunk.X.shape
+        self.problem_rows = problem_rows or max(self.rows, 1)
+        self.nbytes = chunk.X.nbytes + chunk.y.nbytes
+        self.reads = 0
+
+    @property
+    def local_problems(self) -> int:
+        return int(-(-self.rows // self.problem_rows))
+
+    def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
+        self.reads += 1
+        return fold(self.chunk.subtotals(kernel, args))
+
+    def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
+        return each_in(self.chunk, step, states, args, self.problem_rows)
+
+
+def each_in(
+    chunk: Chunk, step: Step, states: Sequence[Any], args: tuple[Any, ...], problem_rows: int
+) -> tuple[list[Any], int]:
+    """Call ``step`` for the local problems of one chunk; ``chunk.start`` is a multiple of ``problem_rows``."""
+    results, reads = [], 0
+    for i, state in enumerate(states):
+        first = chunk.start + i * problem_rows
+        last = min(first + problem_rows, chunk.start + len(chunk))
+        rows = LocalRows(chunk.part(first, last))
+        with one_blas_thread():
+            results.append(step(rows, state, *args))
+        reads = max(reads, rows.reads)
+    return results, reads
+
+
+def from_arrays(
+    X: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
+    *,
+    intercept: bool = False,
+    dtype: str = "float64",
+) -> LocalRows:
+    """Return rows in this process from arrays: ``X`` (n, p), ``y``, ``weights`` and ``offset`` (n,).
+
+    The copy is C-contiguous in ``dtype``, with a leading column of ones where ``intercept`` is true.
+
+    Raises
+    ------
+    DataError
+        The lengths differ, or there are no rows or no columns.
+    """
+    X = np.asarray(X)
+    if X.ndim != 2 or X.shape[1] == 0:
+        raise DataError("features", f"shape {X.shape}", "give a matrix of rows by columns")
+    vectors = {"target": y, "weights": weights, "offset": offset}
+    flat = {
+        name: None if v is None else np.ascontiguousarray(v, dtype=np.float64).ravel() for name, v in vectors.items()
+    }
+    for name, v in flat.items():
+        if v is not None and len(v) != len(X):
+            raise DataError(name, f"{len(v)} rows", f"the features have {len(X)}")
+    if not len(X):
+        raise DataError("features", "0 rows", "nothing to fit")
+    design = np.empty((len(X), X.shape[1] + intercept), dtype=dtype)
+    design[:, intercept:] = X
+    if intercept:
+        design[:, 0] = 1.0
+    size = block_rows(design.shape[1], design.itemsize)
+    chunk = Chunk(design, flat["target"], flat["weights"], flat["offset"], block_rows=size)  # type: ignore[arg-type]
+    return LocalRows(chunk, local_problem_rows(len(X), design.shape[1], design.itemsize), intercept=intercept)

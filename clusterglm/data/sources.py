@@ -1,0 +1,291 @@
+"""Where rows come from. A source is looked at once, on a worker, and then makes any range of its rows anywhere."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import socket
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+
+from clusterglm.data.chunk import Chunk, block_rows
+from clusterglm.data.chunks import Plan, local_problem_rows
+from clusterglm.data.columns import Look, Roles, Schema, choose, same
+from clusterglm.data.dask_rows import Make, retried, spread_evenly
+from clusterglm.data.files import DataFile, find, unchanged
+from clusterglm.data.rows import LocalRows
+from clusterglm.errors import ClusterError, DataError, UsageError, quoted
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_MOST_NAMED = 3
+
+
+class Source(Protocol):
+    """What a fit asks of its data. All but ``open`` and ``extra_columns`` is known once the source is open."""
+
+    @property
+    def names(self) -> list[str]:
+        """The features in order; the intercept is none of them."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def truth(self) -> np.ndarray | None:
+        """The generating coefficients, (features,) float64, where they are known."""
+
+    @property
+    def extra_columns(self) -> int:
+        """Target, weights and offset: 8 bytes a row each."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines that begin with ``note:`` or ``warning:``."""
+
+    def open(self, client: Client | None) -> None:
+        """Look at the data, on the workers of ``client`` or in this process. Raises DataError and ClusterError."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these rows from others, fit for JSON."""
+
+    def make(self, plan: Plan, intercept: bool) -> Make:
+        """Return the recipe by which the workers make the chunks of ``plan``."""
+
+    def part(self, bounds: tuple[int, int]) -> Source:
+        """Return this source with no more state than the rows ``bounds[0]`` to ``bounds[1] - 1`` need."""
+
+    def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
+        """Return the global rows ``bounds[0]`` to ``bounds[1] - 1``, the same whoever makes them."""
+
+    def locate(self, row: int) -> str:
+        """Return where a global row came from, in words."""
+
+
+def open_source(
+    url: str,
+    target: str,
+    features: Sequence[str] | None = None,
+    weights: str | None = None,
+    offset: str | None = None,
+) -> FileSource:
+    """Return the source for a file, a folder or a pattern of parquet or csv files; nothing is touched before ``open``.
+
+    ``features`` are the columns to fit, in order; None takes every numeric or bool column without another role.
+
+    Raises
+    ------
+    UsageError
+        The URL is not local, or the names of the columns contradict each other.
+    """
+    roles = Roles(target, None if features is None else tuple(features), weights, offset)
+    return FileSource(url, _local_path(url), roles)
+
+
+def _local_path(url: str) -> Path:
+    """Return the absolute path: a worker may stand in another folder."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    if not scheme:
+        if not url or "\0" in url:
+            raise UsageError("--data", url, "not a path: name a file, a folder or a pattern")
+        return Path(url).absolute()
+    host, slash, path = url[scheme.end() :].partition("/")
+    if scheme[1].lower() != "file" or host not in ("", "localhost"):
+        raise UsageError("--data", url, "not supported yet: a local path")
+    return Path(os.fsdecode(unquote_to_bytes(slash + path)))
+
+
+class FileSource:
+    """Rows of parquet or csv files, in the order of the files' names.
+
+    Parameters
+    ----------
+    url : str
+        What the user wrote.
+    path : Path
+        The absolute path or pattern that it means.
+    roles : Roles
+        The columns to use.
+    """
+
+    truth = None
+
+    def __init__(self, url: str, path: Path, roles: Roles) -> None:
+        self.url, self.path, self.roles = url, path, roles
+        self.extra_columns = len(roles.others)
+        self.names: list[str] = []
+        self.notes: list[str] = []
+        self.files: list[DataFile] = []
+        self.kinds: dict[str, str] = {}
+        self.format = ""
+
+    @property
+    def rows(self) -> int:
+        return self.files[-1].first + self.files[-1].rows if self.files else 0
+
+    def open(self, client: Client | None) -> None:
+        run = partial(_run, client)
+        [(self.format, files, self.notes)] = run(partial(find, self.path, home=socket.gethostname()), [self.url])
+        looks = self._reader.look(run, files)
+        full = [look for look in looks if look.file.rows]
+        if not full:
+            raise DataError("--data", self.url, f"{len(looks)} files, no rows" if len(looks) > 1 else "no rows")
+        if empty := [look.file.name for look in looks if not look.file.rows]:
+            self.notes.append(f"note: {_some(empty)}: no rows, skipped")
+        self._choose(full)
+        self.files, row = [], 0
+        for look in full:
+            self.files.append(replace(look.file, first=row))
+            row += look.file.rows
+
+    def _choose(self, looks: list[Look]) -> None:
+        """Settle the columns, which all files must have alike, and note what is lost in them."""
+        schema: Schema = dict(looks[0].schema)
+        for look in looks[1:]:
+            for name, column in look.schema.items():
+                if name in schema and schema[name].kind == "null":  # nothing but missing values so far
+                    schema[name] = column
+        index = set() if self.roles.features else looks[0].numbering & schema.keys() - set(self.roles.others.values())
+        self.names = choose(schema, self.roles, self.url, index)
+        wanted = [*self.names, *self.roles.others.values()]
+        for i, look in enumerate(looks):
+            if not i or look.schema is not looks[i - 1].schema:
+                same(look.file.name, look.schema, looks[0].file.name, schema, wanted, self.roles.features is None)
+        self.kinds = {name: schema[name].kind for name in wanted}
+        for name in sorted(index):
+            shown = f"column {quoted(name)}: numbers the rows" if name else "the column without a name"
+            self.notes.append(f"note: {shown}: left out")
+        for name in self.kinds:
+            sizes = [look.large[name] for look in looks if name in look.large]
+            if known := [size for size in sizes if size is not None]:
+                self.notes.append(f"warning: column {quoted(name)} ({max(known)}): rounded to float64")
+            elif sizes:
+                self.notes.append(f"note: column {quoted(name)}: values above 2^53, if any, are rounded to float64")
+
+    @property
+    def _reader(self) -> Any:
+        from clusterglm.data import csv, parquet
+
+        return {"parquet": parquet, "csv": csv}[self.format]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "source": self.format,
+            "files": [[file.name, file.size, file.modified] for file in self.files],
+            "rows": self.rows,
+            "features": self.names,
+            "target": self.roles.target,
+            "weights": self.roles.weights,
+            "offset": self.roles.offset,
+        }
+
+    def make(self, plan: Plan, intercept: bool) -> Make:
+        return recipe(self, plan, intercept)
+
+    def part(self, bounds: tuple[int, int]) -> FileSource:
+        part = copy.copy(self)
+        part.notes, part.files = [], []
+        for file in self.files[self._place(bounds[0]) :]:
+            first, last = bounds[0] - file.first, bounds[1] - file.first
+            if last <= 0:
+                break
+            pieces = tuple(p for p in file.pieces if p.first < last and p.first + p.rows > first)
+            part.files.append(replace(file, pieces=pieces))
+        return part
+
+    def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
+        """Return the rows from ``bounds[0]`` to ``bounds[1] - 1``.
+
+        Raises
+        ------
+        DataError
+            A file has changed or gone, cannot be read in its format, or holds what is not a number.
+        ClusterError
+            A file may not be read, or the system failed to.
+        """
+        from clusterglm.data.design import Design
+
+        first, last = bounds
+        design = Design(last - first, self.names, list(self.roles.others.values()), dtype, intercept)
+        for file in self.part(bounds).files:
+            with unchanged(file):
+                row = file.first + file.pieces[0].first
+                end = min(file.first + file.pieces[-1].first + file.pieces[-1].rows, last)
+                for batch in self._reader.batches(file, self.kinds):
+                    low, high = max(first - row, 0), min(end - row, len(batch))
+                    if high > low:
+                        design.append(batch.slice(low, high - low))
+                    row += len(batch)
+                    if row >= end:
+                        break
+                if design.filled != end - first:
+                    raise DataError(quoted(file.name), None, "holds other rows than its footer says: write it again")
+        y, weights, offset = (
+            None if name is None else design.vectors[name]
+            for name in (self.roles.target, self.roles.weights, self.roles.offset)
+        )
+        return Chunk(design.X, y, weights, offset, start=first, block_rows=block_rows)  # type: ignore[arg-type]
+
+    def locate(self, row: int) -> str:
+        """Return the file and, counted from 1, the row (parquet) or the line (csv, whose first is the header)."""
+        file = self.files[self._place(row)]
+        inside = row - file.first
+        return f"{quoted(file.name)}, " + (f"line {inside + 2}" if self.format == "csv" else f"row {inside + 1}")
+
+    def _place(self, row: int) -> int:
+        return bisect_right(self.files, row, key=lambda file: file.first) - 1
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(quoted(name) for name in names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more files"
+
+
+def _run(client: Client | None, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Return ``function`` of every item, worked out on the workers. Raises what the function raised."""
+    if client is None or not items:
+        return [function(item) for item in items]
+    futures = client.map(function, items, pure=False)
+    try:
+        return client.gather(futures)  # type: ignore[no-any-return]
+    except retried() as error:
+        cure = f"looking at the data failed: {type(error).__name__}: see the workers' logs"
+        raise ClusterError("cluster", client.scheduler.address, cure) from error
+    finally:
+        client.cancel(futures)
+
+
+def recipe(source: Source, plan: Plan, intercept: bool) -> Make:
+    """Return how the workers make the chunks of ``plan``: tasks that hold a range of rows and where they come from."""
+    ranges = plan.ranges()
+
+    def make(client: Client, indices: Sequence[int], generation: int) -> list[Future]:
+        keys = [f"chunk-{generation}-{i}-{time.time_ns():x}" for i in indices]
+        items = [(source.part(ranges[i]), ranges[i]) for i in indices]
+        words = {"block_rows": plan.block_rows, "dtype": plan.dtype, "intercept": intercept}
+        return spread_evenly(client, _chunk, items, keys, **words)
+
+    return make
+
+
+def _chunk(item: tuple[Source, tuple[int, int]], **words: Any) -> Chunk:
+    source, bounds = item
+    return source.chunk(bounds, **words)
+
+
+def local_rows(source: Source, intercept: bool = False, dtype: str = "float64") -> LocalRows:
+    """Return all rows of an open source in this process."""
+    columns = len(source.names) + intercept
+    itemsize = np.dtype(dtype).itemsize
+    chunk = source.chunk((0, source.rows), block_rows(columns, itemsize), dtype, intercept)
+    return LocalRows(chunk, local_problem_rows(source.rows, columns, itemsize), source.locate, intercept)

@@ -1,0 +1,380 @@
+"""A fit from end to end: load -> chunks -> solve -> certify -> report, given a client or in a cluster of its own.
+
+The module is not called ``fit``, because ``clusterglm.fit`` is the function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clusterglm.data import chunks
+from clusterglm.data.chunk import one_blas_thread
+from clusterglm.data.rows import LocalRows, Rows
+from clusterglm.errors import ClusterError, DataError, Interrupted, UsageError
+from clusterglm.glm import model as glm
+from clusterglm.glm.problem import Problem, Recorded
+from clusterglm.glm.trace import Iteration
+from clusterglm.request import Request
+from clusterglm.result import Result
+from clusterglm.run_folder import RunFolder, claim, load_checkpoint
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from clusterglm.data.sources import Source
+
+AskFor = Callable[[int], object]
+
+
+class Progress(Protocol):
+    """Who is told how a fit goes on."""
+
+    def phase(self, text: str) -> None:
+        """Called when a phase begins: ``loading 8e6 rows``."""
+
+    def iteration(self, row: Iteration, null_objective: float, rows: int) -> None:
+        """Called after every iteration."""
+
+    def note(self, text: str) -> None:
+        """Called with a line that begins with ``note:`` or ``warning:``."""
+
+
+class _Silent:
+    def phase(self, text: str) -> None: ...
+    def iteration(self, row: Iteration, null_objective: float, rows: int) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def fit(
+    client: Client | None = None,
+    *,
+    data: str | Path | LocalRows | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    memory: int | None = None,
+    ask_for: AskFor | None = None,
+    progress: Progress | None = None,
+    command: str | None = None,
+    **options: Any,
+) -> Result:
+    """Fit a generalized linear model and return the result that ``clusterglm fit`` writes.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        The cluster. Without one, a LocalCluster of ``workers`` processes is started and ended; a script must then call
+        ``fit`` under ``if __name__ == "__main__":``.
+    data : path or LocalRows, optional
+        Files to read on the workers; or rows in this process (``clusterglm.from_arrays``), fitted without a cluster.
+    out : path, optional
+        A run folder to write; without one nothing is written.
+    resume : path, optional
+        The run folder of an interrupted fit, to be finished with the same bits.
+    overwrite : bool
+        Replace the run that ``out`` holds.
+    workers, threads_per_worker, memory : int, optional
+        Of the cluster that is started where there is no client; memory in bytes per worker.
+    ask_for : callable, optional
+        Brings the cluster's workers (back) to a number; for clients of clusters that can.
+    progress : Progress, optional
+    command : str, optional
+        How to run this again, for the report.
+    **options
+        The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, weights, offset,
+        family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype, chunk_rows, tol, rel_gap,
+        max_passes.
+
+    Raises
+    ------
+    UsageError, DataError, ClusterError
+        What was refused, before anything was left behind.
+    Interrupted
+        Ctrl-C; ``resumable`` says that ``out`` holds a checkpoint.
+    """
+    unknown_options = sorted(set(options) - set(Request.__dataclass_fields__))
+    if unknown_options:
+        raise UsageError(
+            unknown_options[0], None, f"not an option of fit: one of {', '.join(Request.__dataclass_fields__)}"
+        )
+    if isinstance(data, LocalRows):
+        return _fit_here(data, options, progress or _Silent())
+    if data is not None:
+        options["data"] = str(data)
+    journal, saved = load_checkpoint(Path(resume)) if resume is not None else ([], {})
+    if saved:
+        given = {name for name, value in options.items() if value is not None}
+        known = Request(**saved["request"])
+        request = (replace(known, **{n: options[n] for n in given})).resumed_from(saved["request"], given, resume)
+    else:
+        request = Request(**options)
+    folder: contextlib.AbstractContextManager[RunFolder | None] = contextlib.nullcontext()
+    if resume is not None or out is not None:
+        folder = claim(Path(resume or out or ""), resume=resume is not None, overwrite=overwrite)
+    with folder as run, contextlib.ExitStack() as stack:
+        progress = progress or _Silent()
+        try:
+            if client is None:
+                from clusterglm.clusters.embedded import embedded
+
+                progress.phase("starting a local cluster")
+                client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory))
+            fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command)
+            return fitting.run()
+        except KeyboardInterrupt:
+            if run is not None and run.resumable:
+                cure = f"clusterglm fit --resume {run.path}"
+                raise Interrupted("interrupted", None, f"go on with: {cure}", resumable=True) from None
+            raise Interrupted("interrupted") from None
+        except ClusterError as error:
+            if run is not None and run.resumable:
+                raise ClusterError(
+                    error.what, error.value, f"{error.cure}: clusterglm fit --resume {run.path}"
+                ) from error
+            raise
+
+
+def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> Result:
+    """Fit rows that are already in this process."""
+    width = rows.columns - rows.intercept
+    names = [f"x{j}" for j in range(width)]
+    if options.get("family") is None:
+        raise UsageError("family", None, "needed with rows of your own: gaussian, binomial or poisson")
+    if options.get("penalty") is None and options.get("alpha") is None and options.get("lamduh") is None:
+        options["penalty"] = "none"
+    request = Request(**{"rows": rows.rows, "columns": width, "intercept": rows.intercept} | options)
+    started = time.perf_counter()
+    with one_blas_thread():
+        fitted = _solve(rows, names, request, progress, [], None, "y")
+    notes = [*request.notes(), *fitted.notes]
+    seconds = {"load": 0.0, "fit": time.perf_counter() - started}
+    return Result.of(request, fitted, names, rows.rows, seconds, notes=notes, nbytes=rows.nbytes)
+
+
+def _solve(
+    rows: Rows,
+    names: Sequence[str],
+    request: Request,
+    progress: Progress,
+    journal: Sequence[Recorded],
+    on_pass: Callable[[Problem], None] | None,
+    target: str,
+) -> glm.Fit:
+    null: list[float] = []
+
+    def tell(row: Iteration) -> None:
+        null.append(row.point.objective)
+        progress.iteration(row, null[0], rows.rows)
+
+    limits = glm.Limits(request.tolerance, request.max_passes, on_pass, tell)
+    return glm.fit(rows, names, request.model, request.method, limits, journal, rows.locate, target)
+
+
+class _Fitting:
+    """One fit on one cluster."""
+
+    def __init__(
+        self,
+        request: Request,
+        client: Client,
+        ask_for: AskFor | None,
+        run: RunFolder | None,
+        progress: Progress,
+        journal: Sequence[Recorded],
+        saved: dict[str, Any],
+        command: str | None,
+    ) -> None:
+        self.request, self.client, self.ask_for, self.folder = request, client, ask_for, run
+        self.progress, self.journal, self.saved, self.command = progress, journal, saved, command
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+    def run(self) -> Result:
+        from clusterglm.clusters import workers as measured
+
+        for text in self.request.notes():
+            self.note(text)
+        with self.timed("plan"):
+            blas = max(measured.limit_blas(self.client).values(), default=1)
+            if blas > 1:
+                self.note(f"warning: BLAS ran {blas} threads on the workers: set to 1 for this fit")
+                blas = max(measured.blas_threads(self.client).values(), default=1)
+            source = self.open()
+            plan = self.plan(source)
+        with self.captured(source) as seen:
+            fitted, rows, spread = self.solve(source, plan)
+        for text in [*fitted.notes, *seen.notes]:
+            self.note(text)
+        for text in rows.troubles:
+            self.note(f"note: a round was tried again: {text}")
+        found = measured.workers(self.client)
+        peak = measured.peak_memory(self.client)
+        result = Result.of(
+            self.request,
+            fitted,
+            source.names,
+            plan.rows,
+            self.seconds,
+            notes=self.notes,
+            nbytes=plan.bytes,
+            truth=source.truth,
+            chunks={"count": plan.chunks, "rows": plan.chunk_rows, "spread": spread},
+            tasks=rows.tasks,
+            tasks_dropped=seen.tasks_dropped,
+            workers=len(found),
+            threads=sum(worker.threads for worker in found),
+            blas_threads=blas,
+            memory={"limit": plan.memory, "peak": max(peak.values(), default=0), "worker": peak},
+            seed=self.request.seed if self.request.rows is not None else None,
+            resumed=bool(self.saved),
+            command=self.command,
+            started=self.started,
+        )
+        if self.folder is not None:
+            write_run(self.folder, result, plan)
+        return result
+
+    def open(self) -> Source:
+        """Open the data on the workers; a resumed fit must find what it left."""
+        from clusterglm.data.sources import open_source
+        from clusterglm.data.synthetic import Synthetic
+
+        request = self.request
+        source: Source
+        if request.row_count is not None:
+            source = Synthetic(request.row_count, request.columns, request.seed, request.family_used.name)
+        else:
+            assert request.data is not None
+            assert request.target is not None
+            self.progress.phase(f"looking at {request.data}")
+            source = open_source(request.data, request.target, request.features, request.weights, request.offset)
+        source.open(self.client)
+        for text in source.notes:
+            self.note(text)
+        self.fingerprint = {"data": source.fingerprint(), "request": request.options(), "version": _version()}
+        if self.saved:
+            for part in ("data", "version"):
+                if self.saved[part] != self.fingerprint[part]:
+                    assert self.folder is not None
+                    cure = f"made with other {'data' if part == 'data' else 'versions'}: start again with a new --out"
+                    raise UsageError("--resume", self.folder.path, cure)
+        return source
+
+    def plan(self, source: Source) -> chunks.Plan:
+        from clusterglm.clusters import workers as measured
+
+        found = measured.workers(self.client)
+        plan = chunks.plan(
+            solver=self.request.method.name,
+            rows=source.rows,
+            columns=len(source.names) + self.request.model.intercept,
+            dtype=self.request.dtype,
+            workers=max(len(found), 1),
+            threads=max(sum(worker.threads for worker in found), 1),
+            memory=min((worker.memory for worker in found), default=0),
+            chunk_rows=self.request.rows_per_chunk,
+            extra_columns=source.extra_columns,
+        )
+        for reason in plan.reasons:
+            if reason.startswith(("note:", "warning:")):
+                self.note(reason)
+        return plan
+
+    def solve(self, source: Source, plan: chunks.Plan) -> tuple[glm.Fit, Any, dict[str, int]]:
+        from clusterglm.data.dask_rows import DaskRows
+
+        make = source.make(plan, self.request.model.intercept)
+        rows = DaskRows(self.client, make, plan, source.locate, self.ask_for)
+        try:
+            with self.timed("load"):
+                self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks")
+                rows.load()
+            spread = rows.spread()
+            with self.timed("fit"), one_blas_thread():
+                self.progress.phase(f"fitting by {self.request.method.name}")
+                target = self.request.target or "y"
+                fitted = _solve(rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target)
+            self.checkpoint_now()
+            return fitted, rows, spread
+        except KeyboardInterrupt:
+            self.checkpoint_now()
+            raise
+        finally:
+            rows.close()
+
+    def checkpoint(self, problem: Problem) -> None:
+        self.problem = problem
+        if self.folder is not None:
+            self.folder.save(problem.journal, self.fingerprint)
+
+    def checkpoint_now(self) -> None:
+        problem: Problem | None = getattr(self, "problem", None)
+        if self.folder is not None and problem is not None:
+            self.folder.save(problem.journal, self.fingerprint, now=True)
+
+    @contextlib.contextmanager
+    def captured(self, source: Source) -> Iterator[Any]:
+        """Record what the cluster does, for the report; nothing to record without a run folder."""
+        from clusterglm.report.capture import Capture, capture
+
+        if self.folder is None:
+            yield Capture()
+            return
+        what = self.command or f"clusterglm.fit(solver={self.request.solver!r}, ...)"
+        with capture(self.client, self.folder.path, f"{what}\n{source.rows:,} rows") as seen:
+            yield seen
+        self.seconds["report"] = seen.seconds
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - began
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            self.progress.note(text)
+
+
+def write_run(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
+    """Write the run folder: data first, then the pages that show it."""
+    from clusterglm.report.page import write_report
+
+    began = time.perf_counter()
+    passes, seconds = result.passes, result.seconds
+    measured = {
+        "passes": passes,
+        "seconds_load": seconds["load"],
+        "seconds_fit": seconds["fit"],
+        "seconds_per_pass": seconds["fit"] / max(passes, 1),
+        "peak_memory": result.memory.get("peak", 0),
+    }
+    folder.write_json("plan.json", plan.as_dict() | {"measured": measured})
+    folder.write_table("history.parquet", result.history)
+    folder.write_json("model.json", result.model())
+    folder.write_json("result.json", result.as_dict())
+    write_report(folder.path)
+    seconds["report"] = seconds.get("report", 0.0) + time.perf_counter() - began
+    folder.write_json("result.json", result.as_dict())
+    result.folder = folder.path
+
+
+def _version() -> dict[str, str]:
+    import numpy
+
+    from clusterglm import __version__
+
+    return {"clusterglm": __version__, "numpy": numpy.__version__}
+
+
+__all__ = ["DataError", "Progress", "fit"]

@@ -1,0 +1,145 @@
+"""Kernels: from one micro-block of rows, the family and the coefficients to a tuple of sums.
+
+Kernels are pure, and their results are added entry by entry along the tree of the rows that they run on, so an entry
+may be a number, an array, or anything with a ``+`` (``Extremes`` and ``Scan`` below). A block stays in cache while its
+kernel runs: X is read from memory once for loss, gradient and Hessian together. This is the file to make fast.
+
+Shapes: block.X (m, p) with a leading column of ones for an intercept; beta (p,), or (p, K) for K candidates at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.glm.families import Family
+
+Array = NDArray[np.float64]
+
+
+class Block(Protocol):
+    """What a kernel sees of the rows; ``start`` is the global index of the first one."""
+
+    @property
+    def X(self) -> Array: ...
+    @property
+    def y(self) -> Array: ...
+    @property
+    def weights(self) -> Array | None: ...
+    @property
+    def offset(self) -> Array | None: ...
+    @property
+    def start(self) -> int: ...
+
+
+def predictor(block: Block, beta: Array) -> Array:
+    """Return eta = offset + X beta, (m,) or (m, K)."""
+    eta: Array = block.X @ beta
+    if block.offset is not None:
+        eta += block.offset if eta.ndim == 1 else block.offset[:, None]
+    return eta
+
+
+def _columns(v: Array | None, like: Array) -> Array | None:
+    return v if v is None or like.ndim == 1 else v[:, None]
+
+
+def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
+    """Return (sum of w l,): one number, or K of them."""
+    eta = predictor(block, beta)
+    values = family.loss(_columns(block.y, eta), eta)  # type: ignore[arg-type]
+    return (values.sum(axis=0) if block.weights is None else block.weights @ values,)
+
+
+def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
+    """Return (sum of w l, X'(w s)): a number and (p,), or (K,) and (p, K)."""
+    eta = predictor(block, beta)
+    values, score, _ = family.terms(_columns(block.y, eta), eta)  # type: ignore[arg-type]
+    w = _columns(block.weights, eta)
+    if w is not None:
+        values, score = w * values, w * score
+    return values.sum(axis=0), block.X.T @ score
+
+
+def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
+    """Return (sum of w l, X'(w s), X' diag(w h) X)."""
+    eta = predictor(block, beta)
+    values, score, curvature = family.terms(block.y, eta)
+    if block.weights is not None:
+        w = block.weights
+        values, score, curvature = w * values, w * score, w * curvature
+    root = np.sqrt(curvature)[:, None] * block.X
+    return values.sum(), block.X.T @ score, root.T @ root  # one array twice: numpy calls syrk, half of gemm
+
+
+def weight(block: Block) -> float:
+    """Return the sum of the rows' weights: their number where they have none."""
+    return float(len(block.y)) if block.weights is None else float(block.weights.sum())
+
+
+def consensus(block: Block, family: Family, local: Array, shared: Array) -> tuple[Any, ...]:
+    """Return loss, gradient, Hessian at ``local``, loss and gradient at ``shared``, and the weight, from one read."""
+    return (*hessian(block, family, local), *gradient(block, family, shared), weight(block))
+
+
+def intercept_terms(block: Block, family: Family, level: float) -> tuple[float, float, float]:
+    """Return (sum of w l, sum of w s, sum of w h) of the model with nothing but an intercept."""
+    eta = np.full(len(block.y), level)
+    if block.offset is not None:
+        eta += block.offset
+    terms = family.terms(block.y, eta)
+    w = np.ones(len(block.y)) if block.weights is None else block.weights
+    return tuple(float(w @ t) for t in terms)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """A running maximum whose ``+`` keeps the larger, entry by entry."""
+
+    largest: Array
+
+    def __add__(self, other: Extremes) -> Extremes:
+        return Extremes(np.maximum(self.largest, other.largest))
+
+
+def leverage(block: Block, inverse_root: Array) -> tuple[Extremes]:
+    """Return max ||a_i' R|| over rows of positive weight: with R R' = H^-1, max ||a_i|| in the norm of H^-1."""
+    rows = block.X if block.weights is None else block.X[block.weights > 0]
+    z = rows @ inverse_root
+    return (Extremes(np.sqrt(np.max(np.einsum("ij,ij->i", z, z), initial=0.0, keepdims=True))),)
+
+
+def margins(block: Block, family: Family, direction: Array) -> tuple[Extremes]:
+    """Return what tells whether ``direction`` is one of recession, as maxima over rows of positive weight.
+
+    Entries: the largest violation, and the largest |a_i' d|. Binomial: a row violates by -(2y - 1) a'd, and a
+    proportion strictly between 0 and 1 by |a'd| (Albert and Anderson 1984). Log link: by |a'd| where y > 0 and by a'd
+    where y = 0 (Correia, Guimaraes and Zylkin 2019).
+    """
+    t = block.X @ direction
+    if family.name == "binomial":
+        violation = np.where(block.y == 1, -t, np.where(block.y == 0, t, np.abs(t)))
+    else:
+        violation = np.where(block.y > 0, np.abs(t), t)
+    if block.weights is not None:
+        kept = block.weights > 0
+        violation, t = violation[kept], t[kept]
+    return (Extremes(np.array([violation.max(initial=-np.inf), np.abs(t).max(initial=0.0)])),)
+
+
+class _Narrow(NamedTuple):
+    X: Array
+    y: Array
+    weights: Array | None
+    offset: Array | None
+    start: int
+
+
+def on_columns(block: Block, columns: NDArray[np.intp], kernel: Callable[..., Any], *args: Any) -> Any:
+    """Return ``kernel`` on the same rows with these columns alone."""
+    narrow = np.ascontiguousarray(block.X[:, columns])
+    return kernel(_Narrow(narrow, block.y, block.weights, block.offset, block.start), *args)

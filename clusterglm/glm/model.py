@@ -1,0 +1,283 @@
+"""From rows and a description of the model to a certified fit, in one process and without a cluster.
+
+    scan -> refuse what cannot be fitted -> null model -> first Hessian -> leave out aliased columns -> solver -> status
+
+The rows may be anywhere: they are asked for sums only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.errors import DataError, UsageError, unknown
+from clusterglm.glm import kernels
+from clusterglm.glm.algebra import aliased
+from clusterglm.glm.certificate import Certificate, Certifier
+from clusterglm.glm.families import Family
+from clusterglm.glm.penalties import PENALTIES, Penalty, elastic_net
+from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows
+from clusterglm.glm.scan import Place, Scan, scan
+from clusterglm.glm.solvers import MOST_COLUMNS, Solver
+from clusterglm.glm.trace import Iteration, StoppingRule, Tolerance, Trace
+
+Array = NDArray[np.float64]
+_MOST_NULL_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is to be fitted.
+
+    ``alpha`` multiplies the penalty of the mean loss; ``lamduh`` is the sum form, alpha = lamduh / sum of weights. Give
+    one of them. ``l1_ratio`` is the share of L1 (1 for ``l1``, 0 for ``l2``).
+    """
+
+    family: Family
+    penalty: str = "none"
+    alpha: float | None = None
+    lamduh: float | None = None
+    l1_ratio: float = 0.5
+    intercept: bool = True
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.penalty not in PENALTIES:
+            raise unknown("--penalty", self.penalty, PENALTIES)
+        for name, value in (("--alpha", self.alpha), ("--lamduh", self.lamduh)):
+            if value is not None and not 0 <= value < np.inf:
+                raise UsageError(name, value, "must be 0 or more")
+        if self.alpha is not None and self.lamduh is not None:
+            raise UsageError("--lamduh", self.lamduh, "given together with --alpha: give one of them")
+        if not 0 <= self.l1_ratio <= 1:
+            raise UsageError("--l1-ratio", self.l1_ratio, "must be 0 to 1")
+
+    @property
+    def share(self) -> float:
+        """The share of L1 in the penalty that was asked for."""
+        return {"none": 0.0, "l1": 1.0, "l2": 0.0}.get(self.penalty, self.l1_ratio)
+
+    @property
+    def penalised(self) -> bool:
+        return self.penalty != "none" and (self.alpha or self.lamduh or 0.0) > 0
+
+    @property
+    def has_l1(self) -> bool:
+        return self.penalised and self.share > 0
+
+    def strength(self, weight: float) -> float:
+        """Return alpha for rows of total weight W."""
+        if self.penalty == "none":
+            return 0.0
+        return self.alpha if self.alpha is not None else (self.lamduh or 0.0) / weight
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit. ``coefficients`` (p,) without the intercept, 0 where a column was left out."""
+
+    coefficients: Array
+    intercept: float | None
+    status: str
+    objective: float
+    null_objective: float
+    alpha: float
+    weight: float
+    certificate: Certificate
+    passes: int
+    iterations: list[Iteration]
+    dropped: list[str]
+    notes: list[str]
+    direction: Array | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop, and what to tell on the way: ``on_pass`` after every new pass, ``on_iteration`` after each step."""
+
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    max_passes: int = 1000
+    on_pass: Callable[[Problem], None] | None = None
+    on_iteration: Callable[[Iteration], None] | None = None
+
+
+def fit(
+    rows: Rows,
+    names: Sequence[str],
+    model: Model,
+    solver: Solver,
+    limits: Limits | None = None,
+    journal: Sequence[Recorded] = (),
+    locate: Callable[[int], str] = "row {}".format,
+    target: str = "y",
+) -> Fit:
+    """Fit ``model`` on ``rows``, whose columns are ``names``, after a leading column of ones for an intercept.
+
+    Raises
+    ------
+    DataError
+        Values that are not finite or outside the family's range, and data that no model can be fitted to.
+    """
+    limits = limits or Limits()
+    family, first = model.family, int(model.intercept)
+    (seen,) = rows.sum(scan, family)
+    labels = ["intercept"] * first + list(names)
+    notes = refuse(seen, labels, model, locate, target)
+    if len(labels) > MOST_COLUMNS:
+        raise DataError("columns", len(labels), f"more than {MOST_COLUMNS}, whose Gram matrix no driver should hold")
+
+    level, extra = null_intercept(rows, model, seen)
+    factors = np.ones(len(labels))
+    factors[:first] = 0.0
+    sd = np.where(seen.deviation > 0, seen.deviation, 1.0)
+    alpha = model.strength(seen.weight)
+    penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
+
+    problem = Problem(rows, family, penalty, seen.weight, journal, limits.on_pass, passes=1 + extra)
+    beta = np.zeros(len(labels))
+    beta[:first] = level
+    start = problem.at(beta, hessian=True)
+    kept, dropped, dropped_notes = _kept(start, penalty, seen, labels, model)
+    notes += dropped_notes
+    if dropped:
+        problem.rows = Columns(rows, kept)
+        problem.penalty = penalty.take(kept)
+        start = _restrict(start, kept, problem)
+
+    certifier = Certifier(problem, np.maximum(np.abs(seen.smallest), np.abs(seen.largest))[kept])
+    trace = Trace(problem, certifier, limits.on_iteration)
+    stop = StoppingRule(trace, limits.tolerance, start.objective, limits.max_passes, sd[kept])
+    solution = solver.solve(problem, start, stop, trace)
+    status = stop.settle(solution)
+
+    full = np.zeros(len(labels))
+    full[kept] = solution.point.beta
+    notes += stop.notes
+    direction = None
+    if stop.direction is not None:
+        direction = np.zeros(len(labels))
+        direction[kept] = stop.direction
+        notes.append(_separation_note(direction, labels, sd))
+    return Fit(
+        coefficients=full[first:],
+        intercept=float(full[0]) if first else None,
+        status=status,
+        objective=solution.point.objective,
+        null_objective=start.objective,
+        alpha=alpha,
+        weight=seen.weight,
+        certificate=trace.iterations[-1].certificate,
+        passes=problem.passes,
+        iterations=trace.iterations,
+        dropped=[labels[j] for j in dropped],
+        notes=notes,
+        direction=direction,
+    )
+
+
+def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[int], str], target: str) -> list[str]:
+    """Raise DataError for rows that cannot be fitted; return warnings about those that can."""
+
+    def at(place: Place) -> str:
+        value = int(place.value) if np.isfinite(place.value) and place.value == int(place.value) else place.value
+        return f"{value} in {locate(place.row)}"
+
+    not_finite = "not finite: drop or fill these rows"
+    family = model.family
+    if seen.bad_x:
+        raise DataError(f"column {labels[seen.bad_column]}", at(seen.bad_x), not_finite)
+    for name, place in ((f"target {target}", seen.bad_y), ("weights", seen.bad_weight), ("offset", seen.bad_offset)):
+        if place:
+            raise DataError(name, at(place), not_finite)
+    if seen.negative_weight:
+        raise DataError("weights", at(seen.negative_weight), "weights must be 0 or more")
+    if seen.weight == 0:
+        raise DataError("weights", None, "their sum is 0")
+    if seen.outside:
+        cure = f"{family.name} takes {family.takes}"
+        if family.name == "binomial" and seen.outside.value == -1:
+            cure += ": map -1 to 0"
+        raise DataError(f"target {target}", at(seen.outside), cure)
+    only = seen.target_smallest
+    if only == seen.target_largest and not np.isfinite(family.predictor(only)):
+        raise DataError(f"target {target}", None, f"only the value {only:g}: nothing to fit")
+    if not model.penalised:
+        remedy = "add --penalty l2 --alpha A"
+        if seen.rows == 1:
+            raise DataError("rows", 1, f"one row fits any line: {remedy}")
+        if len(labels) > seen.rows:
+            raise DataError("columns", len(labels), f"more than the {seen.rows} rows: {remedy}")
+    largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
+    with np.errstate(over="ignore", under="ignore"):
+        square = largest * largest * seen.weight
+    for j in map(int, np.flatnonzero(~np.isfinite(square) | ((square < np.finfo(float).tiny) & (largest > 0)))):
+        word = "finite" if largest[j] > 1 else "above zero"
+        raise DataError(f"column {labels[j]}", f"{largest[j]:g}", f"its square is not {word}: rescale the column")
+    if family.name == "poisson" and seen.not_whole:
+        return [f"warning: target {target}: {seen.not_whole} values are not whole: fitted as rates"]
+    return []
+
+
+def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
+    """Return the intercept of the model without any column, and the passes it took.
+
+    Without an offset it is g(weighted mean of y); with one it takes a few scalar Newton steps on sums over the rows.
+    """
+    if not model.intercept:
+        return 0.0, 0
+    level = model.family.predictor(seen.target_sum / seen.weight)
+    if seen.largest_offset == 0:
+        return level, 0
+    passes, best = 0, np.inf
+    while passes < _MOST_NULL_STEPS:
+        passes += 1
+        value, slope, curvature = rows.sum(kernels.intercept_terms, model.family, level)
+        if np.isfinite(value) and value <= best * (1 + 1e-14):
+            best, step = value, -slope / curvature if curvature > 0 else 0.0
+            last, level = level, level + step
+        else:
+            step = (level - last) / 2
+            level = last + step
+        if abs(step) <= 1e-9 * (1 + abs(level)):
+            break
+    return float(level), passes
+
+
+def _kept(
+    start: Point, penalty: Penalty, seen: Scan, labels: Sequence[str], model: Model
+) -> tuple[NDArray[np.intp], list[int], list[str]]:
+    """Return which columns stay, which go, and why: those that no L2 part makes unique and that repeat earlier ones."""
+    notes = []
+    constant = seen.constant.copy()
+    constant[: int(model.intercept)] = False
+    if not model.intercept:
+        constant &= seen.largest == 0
+    gone = [int(j) for j in np.flatnonzero(constant)]
+    for j in gone:
+        why = "same as the intercept" if model.intercept else "says nothing"
+        notes.append(f"warning: column {labels[j]} (constant {seen.largest[j]:g}): {why}: coefficient set to 0")
+    rest = np.setdiff1d(np.arange(len(labels)), gone)
+    H = start.hessian[np.ix_(rest, rest)] + np.diag(penalty.l2[rest])  # type: ignore[index]
+    # Under an L1 part the choice among collinear columns is the penalty's own.
+    repeated = [int(rest[j]) for j in aliased(H) if penalty.l1[rest[j]] == 0]
+    if repeated:
+        names = ", ".join(labels[j] for j in repeated)
+        notes.append(f"warning: columns {names}: collinear with earlier ones: their coefficients are set to 0")
+    dropped = sorted([*gone, *repeated])
+    return np.setdiff1d(np.arange(len(labels)), dropped), dropped, notes
+
+
+def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
+    beta = start.beta[kept]
+    H = start.hessian[np.ix_(kept, kept)]  # type: ignore[index]
+    return Point(beta, start.loss, start.gradient[kept], H, start.loss + problem.penalty.value(beta))
+
+
+def _separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:
+    effect = np.abs(direction) * sd
+    order = [j for j in np.argsort(-effect) if effect[j] > 0.05 * effect.max() and labels[j] != "intercept"]
+    names = ", ".join(labels[j] for j in order[:5])
+    return f"warning: separation by {names}: coefficients grow without end: add --penalty l2 --alpha A"

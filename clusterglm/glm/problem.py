@@ -1,0 +1,206 @@
+"""A problem: rows x family x penalty. It counts passes over the data, the unit of cost on a cluster.
+
+    P(beta) = (1/W) sum_i w_i l(y_i, eta_i) + Omega(beta),    W = sum_i w_i,  eta_i = offset_i + a_i' beta
+
+Every pass goes through here and is written into a journal. Because passes give the same bits wherever they run, a fit
+that was cut off resumes by running its solver again on the recorded passes, and goes on with new ones where the
+journal ends: no solver needs to know how to save itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.glm import kernels
+from clusterglm.glm.families import Family
+from clusterglm.glm.penalties import Penalty
+
+Array = NDArray[np.float64]
+Total = tuple[Array, ...]
+
+
+class Rows(Protocol):
+    """The verbs of rows, in memory or on a cluster (data/rows.py)."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def local_problems(self) -> int: ...
+    def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]: ...
+    def each(self, step: Callable[..., Any], states: Sequence[Any], *args: Any) -> tuple[list[Any], int]: ...
+
+
+@dataclass(frozen=True)
+class Point:
+    """Coefficients and what a pass found there: mean loss f, its gradient (p,) and Hessian (p, p) or None, P."""
+
+    beta: Array
+    loss: float
+    gradient: Array
+    hessian: Array | None
+    objective: float
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One pass in a journal: how many readings of the rows it was, what was asked (a digest), and the sums."""
+
+    passes: int
+    key: str
+    total: Total
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where a solver ended and why: a status of the stopping rule, or ``stalled`` when no step makes progress."""
+
+    point: Point
+    status: str
+
+
+class Problem:
+    """What a solver is handed.
+
+    Parameters
+    ----------
+    rows : Rows
+        Where the data are.
+    family : Family
+    penalty : Penalty
+    weight : float
+        W, the sum of the rows' weights.
+    journal : sequence of Recorded, optional
+        Passes of an earlier, interrupted run of the same fit; from the first one that this run does not ask for on,
+        they are forgotten.
+    on_pass : callable, optional
+        Called with this problem after every new pass.
+    passes : int
+        Passes made before, over the same rows.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        family: Family,
+        penalty: Penalty,
+        weight: float,
+        journal: Sequence[Recorded] = (),
+        on_pass: Callable[[Problem], None] | None = None,
+        passes: int = 0,
+    ) -> None:
+        self.rows, self.family, self.penalty, self.weight = rows, family, penalty, weight
+        self.passes = passes
+        self.journal: list[Recorded] = []
+        self._recorded = deque(journal)
+        self._on_pass = on_pass
+
+    @property
+    def local_problems(self) -> int:
+        return self.rows.local_problems
+
+    @property
+    def replaying(self) -> bool:
+        return bool(self._recorded)
+
+    def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> Total:
+        """Return the sums of any kernel over all rows, as arrays: one pass."""
+        return self._pass(_digest(kernel, args), lambda: (1, self.rows.sum(kernel, *args)))
+
+    def each(self, step: Callable[..., tuple[Any, ...]], states: Sequence[Any], *args: Any) -> Total:
+        """Run ``step(rows, state, *args)`` on every local problem; return its entries stacked, (N, ...) each.
+
+        Counts as many passes as the busiest local problem made over its rows.
+        """
+
+        def run() -> tuple[int, tuple[Any, ...]]:
+            results, passes = self.rows.each(step, states, *args)
+            return passes, tuple(np.stack([np.asarray(r[k]) for r in results]) for k in range(len(results[0])))
+
+        return self._pass(_digest(step, (*states, *args)), run)
+
+    def at(self, beta: Array, hessian: bool = False) -> Point:
+        """Return loss and gradient, with the Hessian if asked for, at ``beta`` (p,): one pass."""
+        kernel = kernels.hessian if hessian else kernels.gradient
+        total, *sums = self.sum(kernel, self.family, beta)
+        return self.point(beta, total, *sums)
+
+    def at_both(self, first: Array, second: Array) -> tuple[Point, Point]:
+        """Return loss and gradient at two points, in one pass."""
+        losses, gradients = self.sum(kernels.gradient, self.family, np.column_stack([first, second]))
+        return tuple(self.point(b, losses[k], gradients[:, k]) for k, b in enumerate((first, second)))  # type: ignore[return-value]
+
+    def objectives(self, candidates: Array) -> Array:
+        """Return P at the columns of ``candidates`` (p, K), in one pass."""
+        (losses,) = self.sum(kernels.loss, self.family, candidates)
+        values: Array = losses / self.weight + np.array([self.penalty.value(b) for b in candidates.T])
+        return values
+
+    def point(self, beta: Array, total: Any, gradient: Array, hessian: Array | None = None) -> Point:
+        """Return the point at which a kernel found these sums over the rows."""
+        W = self.weight
+        loss = float(total) / W
+        return Point(
+            beta, loss, gradient / W, None if hessian is None else hessian / W, loss + self.penalty.value(beta)
+        )
+
+    def _pass(self, key: str, run: Callable[[], tuple[int, tuple[Any, ...]]]) -> Total:
+        if self._recorded and self._recorded[0].key != key:
+            self._recorded.clear()  # another tolerance, say, has taken another way from here
+        if self._recorded:
+            record = self._recorded.popleft()
+        else:
+            passes, sums = run()
+            total = tuple(np.asarray(getattr(s, "largest", s), dtype=np.float64) for s in sums)
+            record = Recorded(passes, key, total)
+        self.passes += record.passes
+        self.journal.append(record)
+        if not self._recorded and self._on_pass is not None:
+            self._on_pass(self)
+        return record.total
+
+
+def _digest(function: Callable[..., Any], args: Sequence[Any]) -> str:
+    """Return what tells one pass from another: the kernel's name and every number that it is given."""
+    digest = hashlib.sha256(function.__name__.encode())
+    waiting = list(args)
+    while waiting:
+        arg = waiting.pop(0)
+        if isinstance(arg, list | tuple):
+            waiting[:0] = arg
+        elif isinstance(arg, np.ndarray | float | int):
+            digest.update(np.ascontiguousarray(arg, dtype=np.float64).tobytes())
+        elif callable(arg):
+            digest.update(getattr(arg, "__name__", type(arg).__name__).encode())
+    return digest.hexdigest()[:16]
+
+
+class Columns:
+    """Rows of which only some columns are in the model; the others' coefficients are 0."""
+
+    def __init__(self, rows: Rows, columns: NDArray[np.intp]) -> None:
+        self._all, self.columns = rows, columns
+
+    @property
+    def rows(self) -> int:
+        return self._all.rows
+
+    @property
+    def local_problems(self) -> int:
+        return self._all.local_problems
+
+    def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]:
+        return self._all.sum(kernels.on_columns, self.columns, kernel, *args)
+
+    def each(self, step: Callable[..., Any], states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
+        return self._all.each(_step_on_columns, states, self.columns, step, *args)
+
+
+def _step_on_columns(rows: Rows, state: Any, columns: NDArray[np.intp], step: Callable[..., Any], *args: Any) -> Any:
+    return step(Columns(rows, columns), state, *args)

@@ -1,0 +1,140 @@
+"""The first look at the rows: what must be refused, and what every fit needs to know, in one pass.
+
+Moments are merged pairwise (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance"): they come
+from deviations within the micro-block, so a large mean costs no digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.glm.families import Family
+from clusterglm.glm.kernels import Block
+
+Array = NDArray[np.float64]
+_NOWHERE = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Place:
+    """The first row in the data at which something was seen, and the value there."""
+
+    row: int = _NOWHERE
+    value: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.row != _NOWHERE
+
+    def __add__(self, other: Place) -> Place:
+        return self if self.row <= other.row else other
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Weighted moments and extremes of the rows; ``+`` merges two stretches of them.
+
+    ``mean``, ``variance_sum`` (sum of w (x - mean)^2), ``smallest``, ``largest`` are (p,) over rows of positive weight.
+    ``bad_column`` is the column of the first value of X that is not finite.
+    """
+
+    rows: int
+    weight: float
+    mean: Array
+    variance_sum: Array
+    smallest: Array
+    largest: Array
+    target_sum: float
+    target_smallest: float
+    target_largest: float
+    largest_offset: float
+    not_whole: int
+    bad_x: Place
+    bad_column: int
+    bad_y: Place
+    bad_weight: Place
+    bad_offset: Place
+    negative_weight: Place
+    outside: Place
+
+    def __add__(self, other: Scan) -> Scan:
+        weight = self.weight + other.weight
+        share = other.weight / weight if weight > 0 else 0.0
+        gap = other.mean - self.mean
+        merged: dict[str, Any] = {
+            "mean": self.mean + share * gap,
+            "variance_sum": self.variance_sum + other.variance_sum + gap * gap * self.weight * share,
+            "smallest": np.minimum(self.smallest, other.smallest),
+            "largest": np.maximum(self.largest, other.largest),
+            "target_smallest": min(self.target_smallest, other.target_smallest),
+            "target_largest": max(self.target_largest, other.target_largest),
+            "largest_offset": max(self.largest_offset, other.largest_offset),
+            "bad_column": self.bad_column if self.bad_x.row <= other.bad_x.row else other.bad_column,
+        }
+        names = [field.name for field in fields(self)]
+        return Scan(**{name: merged.get(name, getattr(self, name) + getattr(other, name)) for name in names})
+
+    @property
+    def deviation(self) -> Array:
+        """The columns' standard deviations, (p,)."""
+        return np.sqrt(self.variance_sum / self.weight)
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        same: NDArray[np.bool_] = self.smallest == self.largest
+        return same
+
+
+def _first(block: Block, bad: NDArray[np.bool_], values: Array) -> Place:
+    if not bad.any():
+        return Place()
+    i = int(np.argmax(bad))
+    return Place(block.start + i, float(values[i]))
+
+
+def scan(block: Block, family: Family) -> tuple[Scan]:
+    """Return the ``Scan`` of one micro-block."""
+    X, y = block.X, block.y
+    m, p = X.shape
+    nothing = np.zeros(m, dtype=np.bool_)
+    w = np.ones(m) if block.weights is None else block.weights
+    counted = X if block.weights is None else X[w > 0]
+    weight = float(w.sum())
+    bad_x, bad_column = Place(), 0
+    mean = np.zeros(p)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if weight > 0 or not np.isfinite(weight):
+            mean = (w @ X) / weight
+        # A sum of finite numbers can overflow, and rows of weight 0 leave no trace in the mean: then X itself is asked.
+        if not (np.isfinite(mean).all() and weight > 0) and not np.isfinite(X).all():
+            i, bad_column = (int(k) for k in np.argwhere(~np.isfinite(X))[0])
+            bad_x = Place(block.start + i, float(X[i, bad_column]))
+        deviations = X - mean
+        variance = w @ (deviations * deviations)
+    empty = not len(counted)
+    offset = block.offset
+    return (
+        Scan(
+            rows=m,
+            weight=weight,
+            mean=mean,
+            variance_sum=variance,
+            smallest=np.full(p, np.inf) if empty else counted.min(axis=0),
+            largest=np.full(p, -np.inf) if empty else counted.max(axis=0),
+            target_sum=float(w @ y),
+            target_smallest=float(np.min(y[w > 0], initial=np.inf)),
+            target_largest=float(np.max(y[w > 0], initial=-np.inf)),
+            largest_offset=0.0 if offset is None else float(np.abs(offset).max(initial=0.0)),
+            not_whole=int((y != np.floor(y)).sum()),
+            bad_x=bad_x,
+            bad_column=bad_column,
+            bad_y=_first(block, ~np.isfinite(y), y),
+            bad_weight=Place() if block.weights is None else _first(block, ~np.isfinite(w), w),
+            bad_offset=Place() if offset is None else _first(block, ~np.isfinite(offset), offset),
+            negative_weight=Place() if block.weights is None else _first(block, w < 0, w),
+            outside=_first(block, family.outside(y) if np.isfinite(y).all() else nothing, y),
+        ),
+    )

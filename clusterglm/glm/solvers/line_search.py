@@ -1,0 +1,46 @@
+"""Step halving with one pass for the full step and one more for all shorter ones together.
+
+    accept t if  P(beta + t d) <= P(beta) + 1e-4 t D,    D = (g + l2 beta)'d + sum_j l1_j (|beta_j + d_j| - |beta_j|)
+
+Tseng and Yun (2009), "A coordinate gradient descent method for nonsmooth separable minimization", Math. Prog. 117.
+For a smooth penalty this is Armijo's rule. A trial whose objective is not finite is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.glm.problem import Point, Problem
+
+Array = NDArray[np.float64]
+_SUFFICIENT = 1e-4
+_HALVINGS, _PER_PASS = 30, 10
+_ROUNDING = 4 * np.finfo(float).eps
+
+
+def halve(
+    problem: Problem, point: Point, direction: Array, hessian: bool = False, reference: float | None = None
+) -> tuple[Point | None, float]:
+    """Return the first acceptable point along ``direction`` and its t; None after 30 halvings without progress.
+
+    ``reference`` stands in for P(beta) in a non-monotone search.
+    """
+    penalty, full = problem.penalty, point.beta + direction
+    slope = point.gradient + penalty.l2 * point.beta
+    decrease = float(slope @ direction + penalty.l1 @ (np.abs(full) - np.abs(point.beta)))
+    ceiling = point.objective if reference is None else reference
+    rounding = _ROUNDING * abs(ceiling)
+    if not np.isfinite(full).all() or decrease > rounding:
+        return None, 0.0
+    trial = problem.at(full, hessian)
+    if trial.objective <= ceiling + _SUFFICIENT * decrease + rounding and np.isfinite(trial.gradient).all():
+        return trial, 1.0
+    for first in range(1, _HALVINGS, _PER_PASS):
+        steps = 0.5 ** np.arange(first, first + _PER_PASS)
+        values = problem.objectives(point.beta[:, None] + direction[:, None] * steps)
+        for t in steps[values <= ceiling + _SUFFICIENT * steps * decrease]:
+            trial = problem.at(point.beta + t * direction, hessian)
+            if np.isfinite(trial.gradient).all():
+                return trial, float(t)
+    return None, 0.0

@@ -1,0 +1,237 @@
+"""What a user asks of a fit: every option once, checked before anything is started.
+
+The fields are the options of ``clusterglm fit`` and the keywords of ``clusterglm.fit``; where, output and cluster
+options are not among them, because they do not change the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from clusterglm.errors import UsageError, unknown
+from clusterglm.glm.families import FAMILIES, Family, get_family
+from clusterglm.glm.model import Model
+from clusterglm.glm.solvers import Solver, get_solver, refuse_kink
+from clusterglm.glm.trace import Tolerance
+from clusterglm.units import parse_count
+
+DTYPES = ("float64", "float32")
+_LARGEST_SEED = 2**63 - 1
+_WITHOUT_EFFECT = {"tol", "rel_gap", "max_passes", "chunk_rows"}  # on the iterates, so a fit may resume with others
+
+
+@dataclass(frozen=True)
+class Request:
+    """A fit's options. None means the default of ``clusterglm fit``.
+
+    Raises
+    ------
+    UsageError
+        A value that no data could make right.
+    """
+
+    solver: str = "auto"
+    rows: int | float | str | None = None
+    columns: int = 15
+    seed: int = 20009
+    data: str | None = None
+    target: str | None = None
+    features: tuple[str, ...] | None = None
+    weights: str | None = None
+    offset: str | None = None
+    family: str | None = None
+    link: str | None = None
+    penalty: str | None = None
+    alpha: float | None = None
+    lamduh: float | None = None
+    l1_ratio: float | None = None
+    intercept: bool | None = None
+    standardize: bool = False
+    dtype: str = "float64"
+    chunk_rows: int | float | str | None = None
+    tol: float | None = None
+    rel_gap: float | None = None
+    max_passes: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("solver", "data"):  # paths may come as Path objects
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
+        if isinstance(self.features, str):
+            object.__setattr__(self, "features", split_names(self.features, "--features"))
+        elif self.features is not None:
+            object.__setattr__(self, "features", tuple(self.features))
+        self._check_data()
+        self._check_numbers()
+        _ = self.model
+        if self.rows is not None and not self.model.penalised:
+            width = self.columns + bool(self.intercept)
+            rows = self.row_count
+            if rows == 1:
+                raise UsageError("--rows", 1, "one row fits any line: add --penalty l2 --alpha A")
+            if rows is not None and width > rows:
+                raise UsageError("--columns", self.columns, f"more than the {rows} rows: add --penalty l2 --alpha A")
+
+    def _check_data(self) -> None:
+        if self.rows is None and self.data is None:
+            raise UsageError("fit", None, "no data: give --rows N for generated rows, or --data PATH --target COLUMN")
+        if self.rows is not None and self.data is not None:
+            raise UsageError("--rows", self.rows, "given together with --data: give one of them")
+        if self.data is None:
+            for option in ("target", "features", "weights", "offset"):
+                if getattr(self, option) is not None:
+                    raise UsageError(f"--{option}", getattr(self, option), "needs --data: generated rows have none")
+            if self.family is not None and self.family not in FAMILIES:
+                raise unknown("--family", self.family, FAMILIES)
+            return
+        if not self.data:
+            raise UsageError("--data", '""', "give a file, a folder or a pattern")
+        if not self.target:
+            raise UsageError(
+                "--target", '""' if self.target == "" else None, "needed with --data: the column to explain"
+            )
+        if self.family is None:
+            raise UsageError("--family", None, f"needed with --data: one of {', '.join(FAMILIES)}")
+        roles = {"--weights": self.weights, "--offset": self.offset}
+        for option, column in roles.items():
+            if column == self.target:
+                raise UsageError(option, column, "is the target")
+        if self.features is not None:
+            for column in self.features:
+                if column == self.target:
+                    raise UsageError("--features", column, "is the target")
+                if self.features.count(column) > 1:
+                    raise UsageError("--features", column, "named twice")
+
+    def _check_numbers(self) -> None:
+        _ = self.row_count, self.rows_per_chunk
+        if self.columns < 1:
+            raise UsageError("--columns", self.columns, "must be at least 1")
+        if self.columns > 4000:
+            raise UsageError("--columns", self.columns, "must be at most 4000")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise UsageError("--seed", self.seed, f"must be 0 to {_LARGEST_SEED}")
+        if self.dtype not in DTYPES:
+            raise unknown("--dtype", self.dtype, DTYPES)
+        if self.tol is not None and self.rel_gap is not None:
+            raise UsageError("--rel-gap", self.rel_gap, "given together with --tol: give one of them")
+        for name, value in (("--tol", self.tol), ("--rel-gap", self.rel_gap)):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(name, value, "must be greater than 0")
+        if self.max_passes < 1:
+            raise UsageError("--max-passes", self.max_passes, "must be at least 1")
+
+    @cached_property
+    def row_count(self) -> int | None:
+        return None if self.rows is None else parse_count(self.rows)
+
+    @cached_property
+    def rows_per_chunk(self) -> int | None:
+        if self.chunk_rows is None or self.chunk_rows == "auto":
+            return None
+        try:
+            return parse_count(self.chunk_rows, "--chunk-rows")
+        except UsageError as error:
+            raise UsageError("--chunk-rows", self.chunk_rows, f"{error.cure}, or auto") from None
+
+    @cached_property
+    def method(self) -> Solver:
+        return get_solver(self.solver)
+
+    @cached_property
+    def family_used(self) -> Family:
+        return get_family(self.family or "binomial", self.link)
+
+    @cached_property
+    def model(self) -> Model:
+        penalty, lamduh = self.penalty, self.lamduh
+        strength = self.alpha is not None or self.lamduh is not None
+        if penalty is None:
+            if self.l1_ratio is not None:
+                penalty = "elastic-net"
+            elif self.rows is not None or strength:
+                penalty = "none" if self.method.smooth_only and not strength else "l1"
+                penalty = "l2" if self.method.smooth_only and strength else penalty
+            else:
+                penalty = "none"
+        if penalty != "none" and not strength:
+            lamduh = 1.0
+        if self.penalty == "none" and strength:
+            option, value = ("--alpha", self.alpha) if self.alpha is not None else ("--lamduh", self.lamduh)
+            raise UsageError(option, value, "has no effect with --penalty none: leave one of them out")
+        if self.l1_ratio is not None and penalty != "elastic-net":
+            raise UsageError("--l1-ratio", self.l1_ratio, "goes with --penalty elastic-net")
+        model = Model(
+            self.family_used,
+            penalty,
+            self.alpha,
+            lamduh,
+            0.5 if self.l1_ratio is None else self.l1_ratio,
+            self.data is not None if self.intercept is None else self.intercept,
+            self.standardize,
+        )
+        refuse_kink(self.method, model.has_l1, penalty)
+        return model
+
+    @property
+    def tolerance(self) -> Tolerance:
+        return Tolerance(0.01 if self.tol is None else self.tol, self.rel_gap)
+
+    def notes(self) -> list[str]:
+        """Return what was chosen in the user's place, in words."""
+        notes = []
+        if self.solver == "auto":
+            notes.append(
+                "note: solver auto: proximal_newton, for one pass of a p x p Gram matrix costs least at few columns"
+            )
+        if self.rows is not None and self.penalty is None and self.method.smooth_only and not self.model.penalised:
+            notes.append(f"note: {self.method.name} needs a smooth penalty: none used")
+        if self.penalty not in (None, "none") and self.alpha is None and self.lamduh is None:
+            notes.append("note: no strength given: --lamduh 1")
+        return notes
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that the iterates depend on, for a checkpoint's fingerprint."""
+        options = {k: v for k, v in asdict(self).items() if k not in _WITHOUT_EFFECT}
+        return options | {"rows": self.row_count, "features": None if self.features is None else list(self.features)}
+
+    def options(self) -> dict[str, Any]:
+        """Return all options as JSON-able values, from which ``Request(**options)`` is the same request."""
+        return self.identity() | {name: getattr(self, name) for name in _WITHOUT_EFFECT}
+
+    def resumed_from(self, saved: dict[str, Any], given: set[str], folder: object) -> Request:
+        """Return the saved request with the options of ``given`` laid over it.
+
+        Raises
+        ------
+        UsageError
+            One that was given changes the iterates.
+        """
+        then = Request(**saved)
+        now = replace(then, **{name: getattr(self, name) for name in given})
+        for name, value in now.identity().items():
+            if value != then.identity()[name]:
+                option = "solver" if name == "solver" else f"--{name.replace('_', '-')}"
+                cure = f"made with {option} {then.identity()[name]}: the same options, or a new --out"
+                raise UsageError("--resume", folder, cure)
+        return now
+
+
+OPTIONS = tuple(field.name for field in fields(Request))
+
+
+def split_names(text: str, option: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated list.
+
+    Raises
+    ------
+    UsageError
+        No name, or an empty one.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(option, text or '""', "write names separated by commas")
+    return names

@@ -1,0 +1,186 @@
+"""What a fit returns and ``result.json`` holds."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clusterglm.errors import NOT_CONVERGED
+from clusterglm.glm import model as glm
+from clusterglm.request import Request
+
+_PACKAGES = ("clusterglm", "dask", "distributed", "numpy")
+
+
+@dataclass
+class Result:
+    """A finished fit.
+
+    ``coefficients`` are in the order of ``feature_names``, in the columns' own units; ``objective`` is the mean loss
+    (half the unit deviance) plus the penalty. ``history`` holds one list a column of ``history.parquet``. Sizes in
+    bytes, times in seconds.
+    """
+
+    solver: str
+    family: str
+    link: str
+    penalty: str
+    alpha: float
+    l1_ratio: float
+    lamduh: float
+    rows: int
+    columns: int
+    dtype: str
+    storage: str
+    status: str
+    coefficients: np.ndarray
+    intercept: float | None
+    feature_names: list[str]
+    objective: float
+    null_objective: float
+    certificate: dict[str, Any]
+    tolerance: dict[str, Any]
+    start: str
+    iterations: int
+    passes: int
+    bytes: int
+    seconds: dict[str, float]
+    cost: float | None
+    chunks: dict[str, Any]
+    tasks: int
+    tasks_dropped: int
+    workers: int
+    threads: int
+    blas_threads: int
+    memory: dict[str, Any]
+    seed: int | None
+    truth: np.ndarray | None
+    truth_error: float | None
+    columns_dropped: list[str]
+    notes: list[str]
+    versions: dict[str, str]
+    command: str | None
+    started: str | None
+    resumed: bool
+    history: dict[str, Sequence[Any]] = field(repr=False)
+    folder: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        fitted: glm.Fit,
+        names: Sequence[str],
+        rows: int,
+        seconds: dict[str, float],
+        *,
+        notes: list[str],
+        nbytes: int,
+        truth: np.ndarray | None = None,
+        **measured: Any,
+    ) -> Result:
+        """Put together what was asked, found and measured."""
+        model, certificate = request.model, asdict(fitted.certificate)
+        relative = fitted.certificate.gap / fitted.null_objective if fitted.null_objective > 0 else np.inf
+        tolerance = request.tolerance
+        rel_gap = tolerance.rel_gap
+        told: dict[str, Any] = {
+            "chunks": {"count": 1, "rows": rows, "spread": {}},
+            "tasks": 0,
+            "tasks_dropped": 0,
+            "workers": 0,
+            "threads": 1,
+            "blas_threads": 1,
+            "memory": {},
+            "seed": None,
+            "resumed": False,
+            "command": None,
+            "started": None,
+        }
+        return cls(
+            solver=request.method.name,
+            family=model.family.name,
+            link=model.family.link,
+            penalty=model.penalty,
+            alpha=fitted.alpha,
+            l1_ratio=model.share,
+            lamduh=fitted.alpha * fitted.weight,
+            rows=rows,
+            columns=len(names),
+            dtype=request.dtype,
+            storage="memory",
+            status=fitted.status,
+            coefficients=fitted.coefficients,
+            intercept=fitted.intercept,
+            feature_names=list(names),
+            objective=fitted.objective,
+            null_objective=fitted.null_objective,
+            certificate={
+                "method": certificate["method"],
+                "gap": certificate["gap"],
+                "relative_gap": relative,
+                "kkt": certificate["kkt"],
+                "error_in_se": certificate["error_in_se"],
+            },
+            tolerance={"kind": "tol", "value": tolerance.tol}
+            if rel_gap is None
+            else {"kind": "rel_gap", "value": rel_gap},
+            start="null model",
+            iterations=len(fitted.iterations),
+            passes=fitted.passes,
+            bytes=nbytes * fitted.passes,
+            seconds=seconds,
+            cost=None,
+            truth=truth,
+            truth_error=None if truth is None else float(np.max(np.abs(fitted.coefficients - truth))),
+            columns_dropped=fitted.dropped,
+            notes=notes,
+            versions=_versions(),
+            history=_history(fitted),
+            **(told | measured),
+        )
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.status in ("optimal", "converged") else NOT_CONVERGED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of ``result.json``."""
+        return {k: v for k, v in vars(self).items() if k not in ("history", "folder")}
+
+    def model(self) -> dict[str, Any]:
+        """Return the content of ``model.json``: all that a prediction needs."""
+        keys = ("family", "link", "feature_names", "coefficients", "intercept", "status", "versions")
+        return {"schema": 1} | {key: getattr(self, key) for key in keys}
+
+
+def _history(fitted: glm.Fit) -> dict[str, Sequence[Any]]:
+    rows = fitted.iterations
+    scale = fitted.null_objective if fitted.null_objective > 0 else np.nan
+    return {
+        "iteration": [row.iteration for row in rows],
+        "passes": [row.passes for row in rows],
+        "seconds": [row.seconds for row in rows],
+        "objective": [float(row.point.objective) for row in rows],
+        "gap": [float(row.certificate.gap) for row in rows],
+        "relative_gap": [float(row.certificate.gap / scale) for row in rows],
+        "error_in_se": [float(row.certificate.error_in_se) for row in rows],
+        "kkt": [float(row.certificate.kkt) for row in rows],
+        "step": [float(row.step) for row in rows],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,52 @@
+"""Small tables as files, and one real cluster of processes for the tests that need one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """700 rows of two floats, a whole number and a bool, with target y, weights w and offset o."""
+    random = np.random.default_rng(3)
+    n = 700
+    return pd.DataFrame(
+        {
+            "a": random.standard_normal(n) * 10.0 ** random.integers(-300, 300, n),
+            "b": random.integers(-9, 9, n),
+            "yes": random.random(n) < 0.5,
+            "c": random.random(n),
+            "y": random.random(n),
+            "w": random.integers(1, 5, n),
+            "o": random.random(n),
+        }
+    )
+
+
+def write(frame: pd.DataFrame, path: Path, **words: Any) -> Path:
+    """Write a frame as parquet or csv, by its suffix."""
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False, **words)
+    else:
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, **words)
+    return path
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Any]:
+    """A client of three worker processes on loopback; whoever kills some leaves them to the nannies."""
+    import dask.config
+    from distributed import Client, LocalCluster
+
+    settings = {"distributed.scheduler.allowed-failures": 20, "distributed.comm.timeouts.connect": "10s"}
+    words = {"processes": True, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with dask.config.set(settings), LocalCluster(n_workers=3, **words) as cluster, Client(cluster) as client:
+        yield client

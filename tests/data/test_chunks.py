@@ -1,0 +1,72 @@
+"""The planner: pure, and what it must not depend on."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusterglm.data.chunks import plan
+from clusterglm.errors import UsageError
+
+SIZES = st.fixed_dictionaries(
+    {"rows": st.integers(1, 10**9), "columns": st.integers(1, 3000), "dtype": st.sampled_from(["float64", "float32"])}
+)
+
+
+@given(SIZES, st.integers(1, 64), st.integers(1, 4), st.none() | st.integers(10**5, 10**8))
+def test_bits_do_not_depend_on_the_cluster_or_the_chunks(
+    sizes: dict[str, int], workers: int, threads: int, chunk_rows: int | None
+) -> None:
+    alone = plan(solver="admm", **sizes)
+    there = plan(solver="admm", **sizes, workers=workers, threads=threads * workers, chunk_rows=chunk_rows)
+    assert (there.block_rows, there.local_rows, there.local_problems) == (
+        alone.block_rows,
+        alone.local_rows,
+        alone.local_problems,
+    )
+    assert there.chunk_rows % there.local_rows == 0
+    assert there.local_rows % there.block_rows == 0
+    assert (there.chunks - 1) * there.chunk_rows < there.rows <= there.chunks * there.chunk_rows
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_ranges_cover_every_row_once(rows: int, chunk_rows: int) -> None:
+    ranges = plan(solver="newton", rows=rows, columns=3, chunk_rows=chunk_rows).ranges()
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == rows
+    assert all(a[1] == b[0] for a, b in pairwise(ranges))
+
+
+def test_rows_that_do_not_fit_are_refused_with_the_numbers() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(solver="newton", rows=8 * 10**8, columns=15, workers=2, memory=4 * 10**9)
+    for figure in ("102.4 GB", "8.0 GB", "2 workers", "43 such workers", "37500000 rows"):
+        assert figure in str(caught.value)
+    assert plan(solver="newton", rows=37_500_000, columns=15, workers=2, memory=4 * 10**9).bytes <= 0.6 * 8 * 10**9
+
+
+def test_extra_columns_count() -> None:
+    assert plan(solver="newton", rows=1000, columns=2, extra_columns=3).bytes == 1000 * (2 * 8 + 3 * 8)
+
+
+def test_chunk_rows_are_rounded_to_whole_local_problems_and_say_so() -> None:
+    rounded = plan(solver="newton", rows=10**6, columns=2, chunk_rows=100_000)
+    assert rounded.chunk_rows % rounded.local_rows == 0
+    assert any(reason.startswith("note: --chunk-rows (100000)") for reason in rounded.reasons)
+    single = plan(solver="newton", rows=50_000, columns=2, chunk_rows=10**9)
+    assert single.chunks == 1
+    assert "note: --chunk-rows (1000000000): one chunk of 50000 rows" in single.reasons
+
+
+def test_every_thread_has_work() -> None:
+    for threads in (1, 2, 4, 8):
+        assert plan(solver="newton", rows=8 * 10**6, columns=15, workers=threads, threads=threads).chunks >= 2 * threads
+
+
+def test_the_plan_is_fit_for_json() -> None:
+    made = plan(solver="newton", rows=1000, columns=2, workers=2, threads=2, memory=10**9)
+    assert json.loads(json.dumps(made.as_dict()))["rows"] == 1000
