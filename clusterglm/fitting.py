@@ -283,6 +283,7 @@ class _Fitting:
             memory=min((worker.memory for worker in found), default=0),
             chunk_rows=self.request.rows_per_chunk,
             extra_columns=source.extra_columns,
+            data=self.request.data,
         )
         for reason in plan.reasons:
             if reason.startswith(("note:", "warning:")):

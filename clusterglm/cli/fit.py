@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from clusterglm.result import Result
 
 
-
 def register(app: typer.Typer) -> None:
     """Add ``fit``."""
     app.command("fit")(fit)

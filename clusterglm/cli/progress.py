@@ -28,6 +28,7 @@ class Display:
         self._shown = -math.inf
         self._first: tuple[float, float] | None = None
         self._pending = False
+        self._before = 0
 
     def __enter__(self) -> Display:
         return self
@@ -57,8 +58,10 @@ class Display:
             f"objective {row.point.objective:.10g}",
             f"gap {gap:.1e}" if math.isfinite(gap) else "gap not certified yet",
         ]
-        if row.seconds > 0 and row.passes > 2:
-            parts.append(f"{rows * (row.passes - 2) / row.seconds:.2g} rows/s")
+        if row.iteration == 0:
+            self._before = row.passes
+        elif row.seconds > 0:
+            parts.append(f"{rows * (row.passes - self._before) / row.seconds:.2g} rows/s")
         if (left := self._left(row)) is not None:
             parts.append(f"about {format_duration(left)} left")
         self._line("  ".join(parts), keep=not self.live)

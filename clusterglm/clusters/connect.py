@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import socket
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,8 @@ def connect(
 
         full = address if "://" in address else f"tcp://{address}"
         try:
+            with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop of its own
+                pool.submit(asyncio.run, _greet(full, max(1.0, until - time.monotonic()))).result()
             client = Client(full, timeout=max(1.0, until - time.monotonic()))
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise _gone(what, value, f"no Dask scheduler answers at {address}: {cure}") from error
@@ -142,6 +146,19 @@ def _probe(address: str, what: str, value: str, cure: str, seconds: float) -> No
         raise ClusterError("host", host, "does not resolve here: give an address") from error
     except OSError as error:
         raise _gone(what, value, f"scheduler {address} is gone: {cure}") from error
+
+
+async def _greet(address: str, seconds: float) -> None:
+    """Ask a scheduler for its name. Dask's own client has no limit once a port is open and nobody answers."""
+    from distributed.core import rpc
+    from distributed.security import Security
+
+    async def ask() -> str:
+        async with rpc(address, connection_args=Security().get_connection_args("client")) as server:
+            return str((await server.identity())["type"])
+
+    if await asyncio.wait_for(ask(), seconds) != "Scheduler":
+        raise ValueError("some other server of Dask's")
 
 
 def _gone(what: str, value: str, text: str) -> ClusterError:

@@ -68,7 +68,7 @@ def embedded(
     with contextlib.ExitStack() as stack:
         stack.enter_context(settings.quiet())
         # For as long as the cluster lives: nannies start new workers at any time.
-        stack.enter_context(settings.environment(settings.ONE_THREAD | settings.silent_logs()))
+        stack.enter_context(settings.environment(settings.WORKER_ENVIRONMENT | settings.silent_logs()))
         stack.enter_context(dask.config.set(settings.dask_settings()))
         scratch = stack.enter_context(_scratch_folder())
         runner = stack.enter_context(_sheltered_loop())

@@ -92,12 +92,11 @@ def _loaded_threads() -> int:
     return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
 
 
-def _one_thread() -> int:
+def _one_thread() -> None:
     from threadpoolctl import threadpool_limits
 
     _loaded_threads()
     threadpool_limits(1)  # without `with`: it stays
-    return _loaded_threads()
 
 
 async def _measure(dask_worker: Any) -> int:
@@ -126,6 +125,7 @@ def _one_thread_plugin() -> Any:
 
         async def setup(self, worker: Any) -> None:
             os.environ.update(ONE_THREAD)  # for libraries that are loaded later
-            await _in_task_threads(worker, _one_thread, worker.state.nthreads)
+            _one_thread()  # a pool shared by the process: threadpoolctl lets the first thread that asks rule it
+            await _in_task_threads(worker, _one_thread, worker.state.nthreads)  # OpenMP: a number per thread
 
     return OneThread()

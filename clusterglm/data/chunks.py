@@ -71,11 +71,13 @@ def plan(
     memory: int = 0,
     chunk_rows: int | None = None,
     extra_columns: int = 1,
+    data: str | None = None,
 ) -> Plan:
     """Return the plan for ``rows`` x ``columns`` (the intercept's column counted) on ``workers`` of ``memory`` bytes.
 
     ``threads`` counts those of all workers together; ``memory`` is each worker's limit in bytes, 0 where there is none;
-    ``extra_columns`` are the target, weights and offset, 8 bytes each.
+    ``extra_columns`` are the target, weights and offset, 8 bytes each; ``data`` names what was asked for where rows are
+    not generated.
 
     Raises
     ------
@@ -92,8 +94,8 @@ def plan(
     if memory and total > _MEMORY_SHARE * available:
         needed = int(-(-total // (_MEMORY_SHARE * memory)))
         raise UsageError(
-            "--rows",
-            f"{rows:.6g}",
+            "--rows" if data is None else "--data",
+            f"{rows:.6g}" if data is None else data,
             f"{format_size(total)} of rows, {format_size(available)} of memory on {workers} workers: "
             f"use {needed} such workers, or at most {int(_MEMORY_SHARE * available / row_bytes)} rows",
         )

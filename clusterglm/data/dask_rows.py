@@ -63,6 +63,7 @@ class DaskRows:
     ) -> None:
         self.client, self.make, self.plan, self.locate = client, make, plan, locate
         self.ask_for, self.limit = ask_for, limit
+        self.address = client.scheduler.address  # which a client that has lost it no longer knows
         self.rows, self.columns = plan.rows, plan.columns
         self.local_problems, self.nbytes = plan.local_problems, plan.bytes
         self.generation = 0
@@ -113,9 +114,7 @@ class DaskRows:
             except retried() as error:
                 _raise_own_error(futures, error)
                 self._recover(futures, error, attempt)
-        raise ClusterError(
-            "cluster", self.client.scheduler.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}"
-        )
+        raise ClusterError("cluster", self.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}")
 
     def _barrier(self, futures: list[Future]) -> None:
         """Wait for all; raise TimeoutError when nothing has finished for ``limit`` seconds, or nothing ever will."""
@@ -139,7 +138,7 @@ class DaskRows:
     def _stranded(self) -> bool:
         """Whether a lost chunk is being made by nobody, although there are workers.
 
-        When all workers die at once, Dask does not offer tasks that were wished for one of them to those that come after.
+        When all workers die at once, Dask does not offer what was wished for one of them to those that come after.
         """
         lost = {chunk.key for chunk in self.chunks if chunk.status == "lost"}
         busy = self.client.processing() if lost else {}
@@ -150,7 +149,7 @@ class DaskRows:
         self.troubles.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": "))
         if self.client.status != "running":
             # A client reconnects by itself only where it was told to; its scheduler is gone for good here.
-            raise ClusterError("cluster", self.client.scheduler.address, "the scheduler is gone") from error
+            raise ClusterError("cluster", self.address, "the scheduler is gone") from error
         self.client.cancel(futures, force=True)
         time.sleep(min(0.1 * 2**attempt, _LONGEST_BACK_OFF))
         lost = [i for i, chunk in enumerate(self.chunks) if chunk.status not in ("finished", "pending")]
@@ -167,7 +166,7 @@ class DaskRows:
 def retried() -> tuple[type[BaseException], ...]:
     """Return the classes of errors that tell of the cluster, not of the data."""
     from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError
     from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
     return (
@@ -175,6 +174,7 @@ def retried() -> tuple[type[BaseException], ...]:
         NoWorkerError,
         NoValidWorkerError,
         FutureCancelledError,
+        ClosedClientError,
         TimeoutError,
         asyncio.TimeoutError,
         OSError,

@@ -150,7 +150,7 @@ def _look_at(path: Path, name: str, shown: str) -> tuple[str, DataFile]:
 
 def refusal(what: str, error: OSError, value: str | None = None) -> ClusterglmError:
     """Return the error that says why the system did not let ``what`` (``value``) be read."""
-    reason = str(error.strerror or error).lower()
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)  # Arrow's own words are many
     if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
         return DataError(what, value, f"not a regular file: {reason}")
     if error.errno == errno.ENAMETOOLONG:

@@ -255,14 +255,12 @@ def _run(client: Client | None, function: Callable[[Any], Any], items: Sequence[
     """Return ``function`` of every item, worked out on the workers. Raises what the function raised."""
     if client is None or not items:
         return [function(item) for item in items]
-    futures = client.map(function, items, pure=False)
+    address = client.scheduler.address if client.scheduler else None
     try:
-        return client.gather(futures)  # type: ignore[no-any-return]
+        return client.gather(client.map(function, items, pure=False))  # type: ignore[no-any-return]
     except retried() as error:
         cure = f"looking at the data failed: {type(error).__name__}: see the workers' logs"
-        raise ClusterError("cluster", client.scheduler.address, cure) from error
-    finally:
-        client.cancel(futures)
+        raise ClusterError("cluster", address, cure) from error
 
 
 def recipe(source: Source, plan: Plan, intercept: bool) -> Make:

@@ -10,15 +10,16 @@ Array = NDArray[np.float64]
 
 def scales(H: Array) -> Array:
     """Return the square roots of the diagonal, 1 where it is zero: D in D^-1 H D^-1."""
-    d: Array = np.sqrt(np.diag(H))
+    with np.errstate(invalid="ignore"):
+        d: Array = np.sqrt(np.diag(H))
     return np.where(d > 0, d, 1.0)
 
 
 def definite(H: Array) -> bool:
     """Whether the scaled H is numerically positive definite: no pivot below 10 p eps."""
-    d = scales(H)
     if not np.isfinite(H).all():
         return False
+    d = scales(H)
     try:
         pivots = np.diag(np.linalg.cholesky(H / d / d[:, None]))
     except np.linalg.LinAlgError:
@@ -47,7 +48,7 @@ def solve(H: Array, b: Array) -> Array:
 def aliased(H: Array) -> list[int]:
     """Return the columns that are linear combinations of earlier ones: a Cholesky factorisation of the scaled H that
     leaves out a column whose pivot is below 10 p eps, the later one as R does."""
-    if definite(H):
+    if definite(H) or not np.isfinite(H).all():
         return []
     p = len(H)
     d = scales(H)

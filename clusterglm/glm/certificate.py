@@ -14,11 +14,14 @@ over r. (Generalised self-concordance: Bach 2010, EJS 4; Sun and Tran-Dinh 2019,
 A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - eta_0|) and
 |a_i'(beta - beta_0)| <= A_0 r with r = ||beta - beta_0||_H^0, so H^(beta) >= e^-m H^(beta_0), m = c A_0 r.
 A_0 is bounded by the columns' largest entries, or measured exactly in one pass where that is too coarse.
+
+Rounding: with C the Hessian of the scaled columns, 1 / lambda_min(C) <= tr C^-1. The computed Hessian is trusted for
+1 - 10 p eps tr C^-1 of itself, and delta is raised by what the rounding of gradient and predictor can amount to.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +40,8 @@ class Certificate:
 
     ``gap`` bounds P(beta) - P*, ``error_in_se`` every linear combination of beta - beta* in its standard errors; both
     are infinite while the bound does not apply yet. ``kkt`` is the largest first-order error of a coefficient in
-    standard errors, ``estimate`` the first-order value of ``error_in_se``: neither is a bound. ``rounding`` is the part
-    of ``gap`` that stands for the rounding of the sums.
+    standard errors, ``estimate`` the first-order value of ``error_in_se``: neither is a bound. ``rounding`` and
+    ``rounding_in_se`` are the parts of ``gap`` and ``error_in_se`` that stand for the rounding of the sums.
     """
 
     method: str
@@ -47,23 +50,25 @@ class Certificate:
     kkt: float
     estimate: float
     rounding: float
+    rounding_in_se: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """An exact Hessian: where it was taken, R with R R' = H^-1, sqrt of its diagonal, and the bound on A."""
+    """An exact Hessian: where it was taken, R with R R' = H^-1, sqrt of its diagonal, the bound on A, and tr C^-1."""
 
     beta: Array
     root: Array
     units: Array
     reach: float
+    spread: float
 
 
 class Certifier:
-    """Certifies the points of one problem. ``largest`` (p,) are bounds on max_i |a_ij|."""
+    """Certifies the points of one problem. ``largest`` (p,) are bounds on max_i |a_ij|, ``offset`` on |offset_i|."""
 
-    def __init__(self, problem: Problem, largest: Array) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, largest: Array, offset: float = 0.0) -> None:
+        self.problem, self.offset = problem, offset
         self.largest = np.where(largest > 0, largest, 1.0)
         self.reference: _Reference | None = None
 
@@ -80,15 +85,17 @@ class Certifier:
         # R is triangular, so R^-1 (beta - beta_0) has the norm of beta - beta_0 in H.
         moved = float(np.linalg.norm(np.linalg.solve(reference.root, point.beta - reference.beta)))
         m = c * reference.reach * moved
-        flat = float(np.linalg.norm(reference.root.T @ xi))
-        in_se = np.sqrt(self.problem.weight / self._dispersion(point))
+        noise = self._noise(point, reference)
+        flat = float(np.linalg.norm(reference.root.T @ xi)) + noise
+        in_se = float(np.sqrt(self.problem.weight / self._dispersion(point)))
         with np.errstate(over="ignore"):
             delta = flat * float(np.exp(m / 2))
             tau = c * reference.reach * float(np.exp(m / 2)) * delta
+        kkt, estimate, noise_in_se = self._kkt(point), in_se * flat, in_se * noise
         if not tau < 1:
-            return Certificate("none", np.inf, np.inf, self._kkt(point), in_se * flat, rounding)
+            return Certificate("none", np.inf, np.inf, kkt, estimate, rounding, noise_in_se)
         gap, radius = delta * delta * _omega(tau), delta * _radius(tau)
-        return Certificate("curvature", gap + rounding, in_se * radius, self._kkt(point), in_se * flat, rounding)
+        return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, noise_in_se)
 
     def sharpen(self, point: Point) -> Certificate:
         """Certify by one exact Hessian pass at the point, and one more for A where its bound is too coarse."""
@@ -102,19 +109,28 @@ class Certifier:
         (reach,) = self.problem.sum(kernels.leverage, old.root)
         # The exact maximum carries the rounding of p products.
         exact = float(reach[0]) * (1 + 4 * len(old.beta) * _EPS)
-        self.reference = _Reference(old.beta, old.root, old.units, min(exact, old.reach))
+        self.reference = replace(old, reach=min(exact, old.reach))
         return self(Point(point.beta, point.loss, point.gradient, None, point.objective))
 
     def _refer(self, point: Point) -> None:
         H = point.hessian + np.diag(self.problem.penalty.l2)  # type: ignore[operator]
-        root = inverse_root(H) if np.isfinite(H).all() else None
-        if root is None:
+        root = inverse_root(H)
+        units = np.sqrt(np.diag(H))
+        spread = np.inf if root is None else float(np.sum((units[:, None] * root) ** 2))
+        doubt = 10 * len(H) * _EPS * spread
+        if root is None or doubt > 0.1:
             self.reference = None
             return
         # ||S^-1 a_i||^2 <= p for S = diag(largest), hence A^2 <= p / smallest eigenvalue of S^-1 H S^-1.
         smallest = smallest_eigenvalue(H / self.largest / self.largest[:, None])
         reach = np.sqrt(len(H) / smallest) if smallest > 0 else np.inf
-        self.reference = _Reference(point.beta, root, np.sqrt(np.diag(H)), float(reach))
+        self.reference = _Reference(point.beta, root / np.sqrt(1 - doubt), units, float(reach), spread)
+
+    def _noise(self, point: Point, reference: _Reference) -> float:
+        """Return what rounding may add to delta: that of the sums, and that of eta, beta_j a_ij by beta_j a_ij."""
+        sums = np.sqrt(len(point.beta) * reference.spread * self._dispersion(point))
+        level = float(np.max(reference.units / self.largest)) * self.offset
+        return _EPS * float(4 * sums + 2 * (np.abs(point.beta) @ reference.units + level))
 
     def _kkt(self, point: Point) -> float:
         if self.reference is None or not np.isfinite(point.objective):

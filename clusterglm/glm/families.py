@@ -92,11 +92,11 @@ class Binomial(Family):
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
         e = np.exp(-np.abs(eta))
         tail = 1.0 / (1.0 + e)  # sigmoid(|eta|)
-        mu = np.where(eta >= 0, tail, e * tail)
+        rest = e * tail  # mu where eta < 0, else 1 - mu: mu - 1 would lose the digits that tell separation
         loss = np.maximum(eta, 0.0) - y * eta + np.log1p(e)
         if ((y > 0) & (y < 1)).any():
-            loss += xlogx(y) + xlogx(1 - y)
-        return loss, mu - y, e * tail * tail
+            loss = np.maximum(loss + xlogx(y) + xlogx(1 - y), 0.0)
+        return loss, np.where(eta >= 0, (1.0 - y) - rest, rest - y), rest * tail
 
     def mean(self, eta: Array) -> Array:
         e = np.exp(-np.abs(eta))
@@ -111,7 +111,10 @@ class Binomial(Family):
 
 
 class Poisson(Family):
-    """l = y log(y / mu) - (y - mu), mu = e^eta; y log y = 0 at y = 0. Targets that are not whole are rates."""
+    """l = y log(y / mu) - (y - mu) = y (e^r - 1 - r), mu = e^eta, r = eta - log y; mu at y = 0.
+
+    Targets that are not whole are rates.
+    """
 
     name = "poisson"
     link = "log"
@@ -120,9 +123,12 @@ class Poisson(Family):
     takes = "0 or more"
 
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
-        with np.errstate(over="ignore"):  # an infinite loss is how a line search learns that a step is too long
+        some = y > 0
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss tells a line search of a step too long
             mu = np.exp(eta)
-        return xlogx(y) - y * eta - y + mu, mu - y, mu
+            r = eta - np.log(np.where(some, y, 1.0))
+            loss = np.where(some, np.maximum(y * (np.expm1(r) - r), 0.0), mu)
+        return loss, mu - y, mu
 
     def mean(self, eta: Array) -> Array:
         with np.errstate(over="ignore"):

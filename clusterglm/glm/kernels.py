@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from clusterglm.glm.families import Family
 
 Array = NDArray[np.float64]
+# Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
+_quiet = np.errstate(over="ignore", invalid="ignore")
 
 
 class Block(Protocol):
@@ -37,10 +39,12 @@ class Block(Protocol):
 
 
 def predictor(block: Block, beta: Array) -> Array:
-    """Return eta = offset + X beta, (m,) or (m, K)."""
+    """Return eta = offset + X beta, (m,) or (m, K); 0 in rows of weight 0, whose loss may not be finite elsewhere."""
     eta: Array = block.X @ beta
     if block.offset is not None:
         eta += block.offset if eta.ndim == 1 else block.offset[:, None]
+    if block.weights is not None:
+        eta[block.weights == 0] = 0.0
     return eta
 
 
@@ -48,6 +52,7 @@ def _columns(v: Array | None, like: Array) -> Array | None:
     return v if v is None or like.ndim == 1 else v[:, None]
 
 
+@_quiet
 def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     """Return (sum of w l,): one number, or K of them."""
     eta = predictor(block, beta)
@@ -55,6 +60,7 @@ def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     return (values.sum(axis=0) if block.weights is None else block.weights @ values,)
 
 
+@_quiet
 def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     """Return (sum of w l, X'(w s)): a number and (p,), or (K,) and (p, K)."""
     eta = predictor(block, beta)
@@ -65,6 +71,7 @@ def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     return values.sum(axis=0), block.X.T @ score
 
 
+@_quiet
 def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), X' diag(w h) X)."""
     eta = predictor(block, beta)
@@ -86,13 +93,12 @@ def consensus(block: Block, family: Family, local: Array, shared: Array) -> tupl
     return (*hessian(block, family, local), *gradient(block, family, shared), weight(block))
 
 
+@_quiet
 def intercept_terms(block: Block, family: Family, level: float) -> tuple[float, float, float]:
     """Return (sum of w l, sum of w s, sum of w h) of the model with nothing but an intercept."""
-    eta = np.full(len(block.y), level)
-    if block.offset is not None:
-        eta += block.offset
-    terms = family.terms(block.y, eta)
     w = np.ones(len(block.y)) if block.weights is None else block.weights
+    eta = np.full(len(block.y), level) if block.offset is None else level + block.offset
+    terms = family.terms(block.y, np.where(w > 0, eta, 0.0))
     return tuple(float(w @ t) for t in terms)  # type: ignore[return-value]
 
 

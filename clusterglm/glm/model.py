@@ -224,23 +224,27 @@ def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[in
 def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
     """Return the intercept of the model without any column, and the passes it took.
 
-    Without an offset it is g(weighted mean of y); with one it takes a few scalar Newton steps on sums over the rows.
+    Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps on g(mean of mu) = g(mean of y),
+    a straight line where the offsets are alike; a step that leaves the bracket goes to its middle instead.
     """
     if not model.intercept:
         return 0.0, 0
-    level = model.family.predictor(seen.target_sum / seen.weight)
+    family, W = model.family, seen.weight
+    mean = seen.target_sum / W
+    wanted = family.predictor(mean)
     if seen.largest_offset == 0:
-        return level, 0
-    passes, best = 0, np.inf
-    while passes < _MOST_NULL_STEPS:
-        passes += 1
-        value, slope, curvature = rows.sum(kernels.intercept_terms, model.family, level)
-        if np.isfinite(value) and value <= best * (1 + 1e-14):
-            best, step = value, -slope / curvature if curvature > 0 else 0.0
-            last, level = level, level + step
-        else:
-            step = (level - last) / 2
-            level = last + step
+        return wanted, 0
+    level = wanted - seen.offset_sum / W
+    low, high = wanted - seen.largest_offset, wanted + seen.largest_offset
+    for passes in range(1, _MOST_NULL_STEPS):
+        _, slope, curvature = rows.sum(kernels.intercept_terms, family, level)
+        low, high = (low, level) if slope > 0 else (level, high)
+        with np.errstate(all="ignore"):
+            now = family.predictor(mean + slope / W)
+            (_, _, bend) = family.terms(np.array([mean]), np.array([now]))
+            step = (wanted - now) * float(bend[0]) * W / curvature
+        new = level + step if low <= level + step <= high else (low + high) / 2
+        level, step = new, new - level
         if abs(step) <= 1e-9 * (1 + abs(level)):
             break
     return float(level), passes

@@ -55,8 +55,6 @@ def _polish(H: Array, g: Array, center: Array, penalty: Penalty, z: Array) -> Ar
     if np.any(np.sign(candidate[active]) * penalty.l1[active] != signs):
         return None
     gradient = H @ (candidate - center) + g
-    inactive = candidate == 0
-    slack = 1e-12 * (np.abs(H) @ np.abs(candidate - center) + np.abs(g))
-    if np.any(np.abs(gradient[inactive]) > penalty.l1[inactive] + slack[inactive]):
-        return None
-    return candidate
+    # All coordinates are asked: where H is singular on the active set, the solve may not have a solution.
+    slack = 1e-12 * (np.abs(H) @ (np.abs(candidate) + np.abs(center)) + np.abs(g))
+    return candidate if np.all(np.abs(penalty.residual(candidate, gradient)) <= slack) else None

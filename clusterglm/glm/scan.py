@@ -50,6 +50,7 @@ class Scan:
     target_sum: float
     target_smallest: float
     target_largest: float
+    offset_sum: float
     largest_offset: float
     not_whole: int
     bad_x: Place
@@ -112,8 +113,10 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
         if not (np.isfinite(mean).all() and weight > 0) and not np.isfinite(X).all():
             i, bad_column = (int(k) for k in np.argwhere(~np.isfinite(X))[0])
             bad_x = Place(block.start + i, float(X[i, bad_column]))
-        deviations = X - mean
-        variance = w @ (deviations * deviations)
+        deviations = counted - mean
+        variance = w[w > 0] @ (deviations * deviations)
+        target_sum = float(w @ y)
+        offset_sum = 0.0 if block.offset is None else float(w @ block.offset)
     empty = not len(counted)
     offset = block.offset
     return (
@@ -124,9 +127,10 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
             variance_sum=variance,
             smallest=np.full(p, np.inf) if empty else counted.min(axis=0),
             largest=np.full(p, -np.inf) if empty else counted.max(axis=0),
-            target_sum=float(w @ y),
+            target_sum=target_sum,
             target_smallest=float(np.min(y[w > 0], initial=np.inf)),
             target_largest=float(np.max(y[w > 0], initial=-np.inf)),
+            offset_sum=offset_sum,
             largest_offset=0.0 if offset is None else float(np.abs(offset).max(initial=0.0)),
             not_whole=int((y != np.floor(y)).sum()),
             bad_x=bad_x,

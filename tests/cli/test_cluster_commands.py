@@ -273,9 +273,13 @@ def test_workers_that_do_not_come_are_given_up(cli: Cli) -> None:
     assert cli("down", "late").stderr == "note: late: already down\n"
 
 
-def test_processes_that_die_at_the_start_are_reported(cli: Cli) -> None:
-    done = cli("up", "local", "--name", "ill", "--workers", 1, "--memory", "1GB", PYTHONHASHSEED="ill")
-    assert done.returncode in {1, 4}
+def test_processes_that_die_at_the_start_are_reported_with_their_last_words(cli: Cli) -> None:
+    wrong = {"DASK_CLUSTERGLM__DISTRIBUTED__SCHEDULER__WORKER_TTL": "'5 parsecs'"}
+    done = cli("up", "local", "--name", "ill", "--workers", 1, "--memory", "1GB", **wrong)
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: local (scheduler, exit 1): 1 processes died at the start: KeyError: ")
+    assert "parsecs" in done.stderr
+    assert not family("ill")
 
 
 def test_a_cluster_being_taken_down_is_refused(lab: dict[str, Any], cli: Cli) -> None:

@@ -74,7 +74,11 @@ def test_help_goes_to_stdout(cli: Cli, line: str) -> None:
 def test_a_dry_run_prints_the_commands_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     done = cli("up", "local", "--workers", 2, "--name", "lab", "--dry-run", XDG_STATE_HOME=str(tmp_path / "state"))
     assert done.returncode == 0
-    assert [line for line in done.stdout.splitlines() if line.startswith("#")] == ["# scheduler", "# worker-0", "# worker-1"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("#")] == [
+        "# scheduler",
+        "# worker-0",
+        "# worker-1",
+    ]
     assert done.stdout.count("OMP_NUM_THREADS=1 ") == 3
     assert "0.0.0.0" not in done.stdout
     assert not (tmp_path / "state").exists()

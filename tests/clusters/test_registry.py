@@ -136,7 +136,10 @@ def test_a_name_in_use_is_refused_with_since_when(registry: Registry) -> None:
     "text",
     [
         *("", "{", "[]", "null", "{}", "\x00", "\udcff", '{"schema": 1}', '{"schema": 1, "name": "a", "surprise": 1}'),
-        *(json.dumps(dataclasses.asdict(record()) | wrong) for wrong in ({"name": "b"}, {"workers": "x"}, {"details": 5})),
+        *(
+            json.dumps(dataclasses.asdict(record()) | wrong)
+            for wrong in ({"name": "b"}, {"workers": "x"}, {"details": 5})
+        ),
         json.dumps(dataclasses.asdict(record()) | {"state": "dreaming"}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,26 @@ def write(frame: pd.DataFrame, path: Path, **words: Any) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def client() -> Iterator[Any]:
-    """A client of three worker processes on loopback; whoever kills some leaves them to the nannies."""
+@contextmanager
+def three_workers() -> Iterator[Any]:
+    """A client of three worker processes on loopback."""
     import dask.config
     from distributed import Client, LocalCluster
 
     settings = {"distributed.scheduler.allowed-failures": 20, "distributed.comm.timeouts.connect": "10s"}
     words = {"processes": True, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with dask.config.set(settings), LocalCluster(n_workers=3, **words) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Any]:
+    with three_workers() as client:
+        yield client
+
+
+@pytest.fixture
+def mortal_client() -> Iterator[Any]:
+    """For those who kill workers: a nanny may give up one that dies twice, so nobody else gets this cluster."""
+    with three_workers() as client:
         yield client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,21 +123,22 @@ def test_files_on_workers_are_the_files_in_this_process(client: Any, tmp_path: P
     there.close()
 
 
-def test_a_worker_killed_in_the_middle_of_a_pass_leaves_the_bits(client: Any, expected: Any, tmp_path: Path) -> None:
-    rows = loaded(client, GENERATED, chunk_rows=8192 * 3)
+def test_a_worker_killed_in_the_middle_of_a_pass_leaves_the_bits(
+    mortal_client: Any, expected: Any, tmp_path: Path
+) -> None:
+    rows = loaded(mortal_client, GENERATED, chunk_rows=8192 * 3)
     assert_same_bits(rows.sum(gradient_or_death, BETA, str(tmp_path / "flag")), expected)
     assert (tmp_path / "flag").exists()
     assert_same_bits(rows.sum(gradient, BETA), expected)
-    rows.close()
 
 
-def test_all_workers_killed_at_once_leave_the_bits(client: Any, expected: Any) -> None:
-    rows = loaded(client, GENERATED, chunk_rows=8192 * 3)
-    for pid in client.run(os.getpid).values():
+def test_all_workers_killed_at_once_leave_the_bits(mortal_client: Any, expected: Any) -> None:
+    rows = loaded(mortal_client, GENERATED, chunk_rows=8192 * 3)
+    for pid in mortal_client.run(os.getpid).values():
         os.kill(pid, signal.SIGKILL)
+    started = time.monotonic()
     assert_same_bits(rows.sum(gradient, BETA), expected)
-    rows.close()
-    client.wait_for_workers(3, timeout=60)
+    assert time.monotonic() - started < 60  # Dask alone never offers the lost chunks to the workers that come after
 
 
 @pytest.mark.parametrize(
@@ -192,9 +194,11 @@ def test_what_looking_refuses_arrives_as_it_was_said(client: Any, frame: pd.Data
 def test_a_scheduler_that_is_gone_is_a_matter_of_the_cluster() -> None:
     from distributed import Client, LocalCluster
 
-    words = {"processes": False, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    words = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=1, **words) as cluster, Client(cluster) as client:
         rows = loaded(client, Synthetic(1000, 5))
         cluster.close()
         with pytest.raises(ClusterError, match="gone"):
             rows.sum(gradient, BETA)
+        with pytest.raises(ClusterError, match="looking at the data failed"):
+            open_source("a.parquet", "y").open(client)

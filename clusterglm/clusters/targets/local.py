@@ -6,6 +6,7 @@ without its record, and a process number that the system has given to someone el
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -147,9 +148,10 @@ class Local:
         """Return whether the scheduler ended, or its process number now belongs to another process."""
         import psutil
 
-        pid = (record.details.get(_SCHEDULER) or {}).get("pid")
-        if pid and psutil.pid_exists(pid):
-            return f"pid {pid} is another process (start times differ)"
+        known = record.details.get(_SCHEDULER) or {}
+        with contextlib.suppress(psutil.Error, KeyError, TypeError, ValueError):
+            if psutil.Process(known["pid"]).create_time() != known["started"]:
+                return f"pid {known['pid']} is another process (start times differ)"
         return f"scheduler {record.address} is gone"
 
     def scale(self, record: Record, workers: int, timeout: float) -> Record:
@@ -232,7 +234,7 @@ class Local:
     def _line(self, name: str, role: str, module: str, *arguments: str) -> str:
         tags = {_TAG: name, _ROLE: role, _STATE: str(registry.state_path())}
         tags[_OPTIONS] = json.dumps(dataclasses.asdict(self))
-        variables = tags | settings.ONE_THREAD | settings.dask_environment(settings.dask_settings())
+        variables = tags | settings.WORKER_ENVIRONMENT | settings.dask_environment(settings.dask_settings())
         assignments = [f"{key}={value}" for key, value in variables.items()]
         return shlex.join(["env", *assignments, sys.executable, "-m", module, *arguments])
 

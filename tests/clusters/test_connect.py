@@ -1,0 +1,135 @@
+"""From an address to a client, or to an error within seconds."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterglm.clusters import workers
+from clusterglm.clusters.connect import connect, read_scheduler_file
+from clusterglm.errors import ClusterError, UsageError
+
+Spawn = Callable[..., subprocess.Popen[str]]
+Foreign = tuple[Path, subprocess.Popen[str]]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "nonsense", "tcp://", "tcp://host", "host:0", "host:99999", "ftp://host:1", "h:1/x", "a b:1"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="not an address: write tcp://HOST:PORT"):
+        connect(address)
+
+
+def test_a_closed_port_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    since = time.monotonic()
+    with pytest.raises(ClusterError, match=rf"--scheduler \(127.0.0.1:{port}\): scheduler 127.0.0.1:{port} is gone"):
+        connect(f"127.0.0.1:{port}")
+    assert time.monotonic() - since < 1
+
+
+def test_a_host_that_does_not_resolve_is_named() -> None:
+    with pytest.raises(ClusterError, match=r"host \(no-such-host.invalid\): does not resolve here"):
+        connect("tcp://no-such-host.invalid:8786")
+
+
+@pytest.mark.parametrize("kind", ["silent", "web"])
+def test_something_else_at_the_port_is_told_within_the_limit(kind: str) -> None:
+    if kind == "silent":
+        server = socket.create_server(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        close = server.close
+    else:
+        web = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+        port = web.server_address[1]
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+
+        def close() -> None:
+            web.shutdown()
+            thread.join()
+            web.server_close()
+
+    since = time.monotonic()
+    try:
+        with pytest.raises(ClusterError, match=f"no Dask scheduler answers at 127.0.0.1:{port}"):
+            connect(f"127.0.0.1:{port}", timeout=2)
+    finally:
+        close()
+    assert time.monotonic() - since < 10
+
+
+def test_a_scheduler_file_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "scheduler.json"
+    writer = threading.Timer(0.3, lambda: path.write_text(json.dumps({"address": "tcp://127.0.0.1:1"})))
+    writer.start()
+    try:
+        assert read_scheduler_file(path, timeout=20) == "tcp://127.0.0.1:1"
+    finally:
+        writer.join()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file after 1 s: is its scheduler running?"),
+        ("{", "not the scheduler file of a Dask scheduler"),
+        ("[]", "not the scheduler file"),
+        ('{"id": 1}', "not the scheduler file"),
+    ],
+)
+def test_a_wrong_scheduler_file_is_told_within_the_limit(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "scheduler.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ClusterError, match=message):
+        read_scheduler_file(path, timeout=1)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, spawn: Spawn) -> Iterator[Foreign]:
+    """A cluster that someone else started: eight BLAS threads, and another clusterglm on its worker."""
+    other = tmp_path / "other" / "clusterglm-99.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: clusterglm\nVersion: 99.0\n")
+    path = tmp_path / "scheduler.json"
+    loopback = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", path)
+    spawn("-m", "distributed.cli.dask_scheduler", *loopback, "--port", 0)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "2")
+    root = str(Path(__file__).parents[2])
+    worker = spawn(
+        *("-m", "distributed.cli.dask_worker", *loopback, "--no-dashboard", "--nthreads", 2, "--no-nanny"),
+        *("--local-directory", tmp_path),
+        PYTHONPATH=os.pathsep.join((str(other.parent), root)),
+        **threads,
+    )
+    yield path, worker
+
+
+@pytest.mark.slow
+def test_other_versions_are_refused_with_a_table_or_allowed(foreign: Foreign) -> None:
+    path, _ = foreign
+    address = read_scheduler_file(path, timeout=60)
+    client = connect(address, allow_version_mismatch=True)
+    try:
+        client.wait_for_workers(1, timeout=60)
+        with pytest.raises(ClusterError, match=r"versions \(clusterglm\): not the same everywhere") as caught:
+            connect(address)
+        table = str(caught.value).splitlines()[1:]
+        assert [line.split()[0] for line in table[1:3]] == ["here", "scheduler"]
+        assert table[3].split()[1] == "99.0"
+        assert list(workers.limit_blas(client).values()) == [2]
+        assert list(workers.blas_threads(client).values()) == [1]
+    finally:
+        client.close()

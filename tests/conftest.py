@@ -1,0 +1,188 @@
+"""The command as its users run it: as a process, in a folder, state directory and Dask configuration of its own.
+
+Nothing here waits for a time: it waits for a condition, and says in vain after a limit. Whatever a test has started
+and not ended is ended by its recorded number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "clusterglm.cli"]
+Clusterglm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every process of the tests away from its user's state, settings and thread counts."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("DASK_CONFIG", str(folder / "dask"))
+        for name in list(os.environ):
+            if name.startswith("DASK_CLUSTERGLM__"):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def clusterglm() -> Clusterglm:
+    """Run one command line to its end: ``clusterglm("fit", "newton", ..., cwd=folder, env={...})``."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None, **words: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *map(os.fsdecode, map(_text, arguments))],
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            timeout=120,
+            env={**os.environ, **(env or {})},
+            **words,
+        )
+
+    return run
+
+
+def _text(argument: object) -> str | bytes:
+    return argument if isinstance(argument, bytes) else str(argument)
+
+
+class Running:
+    """A command line that has been started. ``family`` holds every process that was ever seen under it."""
+
+    def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str], **words: Any) -> None:
+        self.words, self.output = (tempfile.TemporaryFile("w+b") for _ in range(2))
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=self.output, stderr=self.words, start_new_session=True, env=env, **words
+        )
+        self.family = {psutil.Process(self.process.pid)}
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def said(self) -> str:
+        """What stands on stderr by now."""
+        return _content(self.words)
+
+    @property
+    def printed(self) -> str:
+        return _content(self.output)
+
+    def children(self) -> set[psutil.Process]:
+        """Return the processes under this one, and remember them."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = set(psutil.Process(self.pid).children(recursive=True))
+            self.family |= found
+            return found
+        return set()
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the worker processes of an embedded cluster, the oldest first."""
+        found = []
+        for child in self.children():
+            with contextlib.suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    found.append((child.create_time(), child.pid, child))
+        return [child for *_, child in sorted(found)]
+
+    def until(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+        """Wait for a condition and return it; the command must go on meanwhile."""
+
+        def met() -> Any:
+            self.children()
+            result = condition()
+            assert result or self.process.poll() is None, f"ended with {self.process.returncode}: {self.said}"
+            return result
+
+        return _wait_until(met, seconds)
+
+    def send(self, number: int, group: bool = False) -> None:
+        self.children()
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def ended(self, seconds: float = 60) -> int:
+        """Return the exit code, once no process of the family is left either."""
+        until = time.monotonic() + seconds
+        code = self.process.wait(seconds)
+        _, left = psutil.wait_procs(self.family, timeout=max(until - time.monotonic(), 5))
+        assert not left, f"left: {left}"
+        return code
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        self.children()
+        for process in self.family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.wait()
+        self.words.close()
+        self.output.close()
+
+
+def _content(file: Any) -> str:
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size, 0).decode(errors="backslashreplace")
+
+
+Begin = Callable[..., Running]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start a command line without waiting for it, in a process group of its own."""
+    started: list[Running] = []
+
+    def start(
+        *arguments: object, cwd: Path = tmp_path, env: dict[str, str] | None = None, **words: Any
+    ) -> Running:
+        command = [*COMMAND, *map(str, arguments)]
+        started.append(Running(command, cwd, {**os.environ, **(env or {})}, **words))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
+
+
+def _wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    until = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.005)
+    return result
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., Any]:
+    """``wait_until(condition, seconds)`` returns what the condition returned as soon as that is true."""
+    return _wait_until
+
+
+@pytest.fixture(scope="session")
+def listing() -> Callable[[Path], dict[str, bytes | None]]:
+    """``listing(folder)``: every path under a folder with the content of files, to see what a command has left."""
+
+    def list_(folder: Path) -> dict[str, bytes | None]:
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return list_

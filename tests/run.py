@@ -1,0 +1,53 @@
+"""The test command: system packages where they can be installed, then linters, types and every test.
+
+    python tests/run.py [arguments for pytest]
+
+As root on Debian or Ubuntu it installs the packages that tests of real browsers need; elsewhere those tests skip where
+the program is missing, and the summary says so. With CI=true a skipped test is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {"chromium": "chromium", "unshare": "util-linux"}
+FONTS = Path("/usr/share/fonts/truetype/dejavu")
+
+
+def install_system_packages() -> None:
+    """Install what is missing, as root with apt-get; say what is missing elsewhere."""
+    missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+    missing += [] if FONTS.exists() else ["fonts-dejavu-core"]
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print(f"note: {', '.join(missing)} not installed: the tests that need them are skipped", file=sys.stderr)
+        return
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]):
+        subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+
+
+def main() -> int:
+    install_system_packages()
+    python = sys.executable
+    tests = [python, "-m", "pytest", *(sys.argv[1:] or ["-m", "not full"])]
+    for command in (
+        [python, "-m", "ruff", "check", "."],
+        [python, "-m", "ruff", "format", "--check", "."],
+        [python, "-m", "mypy"],
+        tests,
+    ):
+        print("$", " ".join(command[1:]), flush=True)
+        if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
