@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.rows import LocalRows, Rows
-from clusterglm.errors import ClusterError, DataError, Interrupted, UsageError
+from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm import model as glm
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.trace import Iteration
 from clusterglm.request import Request
 from clusterglm.result import Result
-from clusterglm.run_folder import RunFolder, claim, load_checkpoint
+from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -61,6 +61,7 @@ def fit(
     workers: int | None = None,
     threads_per_worker: int | None = None,
     memory: int | None = None,
+    timeout: float | None = None,
     ask_for: AskFor | None = None,
     progress: Progress | None = None,
     command: str | None = None,
@@ -83,6 +84,8 @@ def fit(
         Replace the run that ``out`` holds.
     workers, threads_per_worker, memory : int, optional
         Of the cluster that is started where there is no client; memory in bytes per worker.
+    timeout : float, optional
+        Seconds in which its workers must arrive.
     ask_for : callable, optional
         Brings the cluster's workers (back) to a number; for clients of clusters that can.
     progress : Progress, optional
@@ -112,6 +115,9 @@ def fit(
     journal, saved = load_checkpoint(Path(resume)) if resume is not None else ([], {})
     if saved:
         given = {name for name, value in options.items() if value is not None}
+        if "solver" not in given and ":" in (own := str(saved["request"].get("solver"))):
+            # A checkpoint is data: it names no program to run that its reader has not named too.
+            raise UsageError("--resume", resume, f"made with a solver of its own: name {own} too")
         known = Request(**saved["request"])
         request = (replace(known, **{n: options[n] for n in given})).resumed_from(saved["request"], given, resume)
     else:
@@ -119,27 +125,44 @@ def fit(
     folder: contextlib.AbstractContextManager[RunFolder | None] = contextlib.nullcontext()
     if resume is not None or out is not None:
         folder = claim(Path(resume or out or ""), resume=resume is not None, overwrite=overwrite)
-    with folder as run, contextlib.ExitStack() as stack:
-        progress = progress or _Silent()
+    progress = progress or _Silent()
+    with folder as run:
         try:
-            if client is None:
-                from clusterglm.clusters.embedded import embedded
+            with contextlib.ExitStack() as stack:
+                if client is None:
+                    from clusterglm.clusters.embedded import embedded
 
-                progress.phase("starting a local cluster")
-                client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory))
-            fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command)
-            return fitting.run()
+                    progress.phase("starting a local cluster")
+                    client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory, timeout))
+                fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command)
+                return fitting.run()
         except KeyboardInterrupt:
             if run is not None and run.resumable:
-                cure = f"clusterglm fit --resume {run.path}"
-                raise Interrupted("interrupted", None, f"go on with: {cure}", resumable=True) from None
+                raise Interrupted("interrupted", None, f"go on with: {_again(request, run)}", resumable=True) from None
             raise Interrupted("interrupted") from None
-        except ClusterError as error:
+        except Exception as error:
+            lost = _lost(error, client)
+            if lost is None:
+                raise
             if run is not None and run.resumable:
-                raise ClusterError(
-                    error.what, error.value, f"{error.cure}: clusterglm fit --resume {run.path}"
-                ) from error
-            raise
+                lost = ClusterError(lost.what, lost.value, f"{lost.cure}: {_again(request, run)}")
+            raise lost from error
+
+
+def _lost(error: Exception, client: Client | None) -> ClusterError | None:
+    """Return the error of a fit whose cluster or environment failed it; None for any other."""
+    if isinstance(error, ClusterError):
+        return error
+    if isinstance(error, ClusterglmError) or client is None or client.status == "running":
+        return None
+    # Whatever was asked of the scheduler when it went: each call has its own words for that.
+    return ClusterError("cluster", client.scheduler.address, "the scheduler is gone")
+
+
+def _again(request: Request, run: RunFolder) -> str:
+    """Return the command that goes on from the checkpoint, on one line whatever the folder is called."""
+    own = [shell_word(request.solver)] if ":" in request.solver else []
+    return " ".join(["clusterglm fit", *own, "--resume", shell_word(run.path)])
 
 
 def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> Result:
@@ -255,18 +278,15 @@ class _Fitting:
         else:
             assert request.data is not None
             assert request.target is not None
-            self.progress.phase(f"looking at {request.data}")
+            self.progress.phase(f"looking at {quoted(request.data)}")
             source = open_source(request.data, request.target, request.features, request.weights, request.offset)
         source.open(self.client)
         for text in source.notes:
             self.note(text)
-        self.fingerprint = {"data": source.fingerprint(), "request": request.options(), "version": _version()}
-        if self.saved:
-            for part in ("data", "version"):
-                if self.saved[part] != self.fingerprint[part]:
-                    assert self.folder is not None
-                    cure = f"made with other {'data' if part == 'data' else 'versions'}: start again with a new --out"
-                    raise UsageError("--resume", self.folder.path, cure)
+        self.fingerprint = {"data": source.fingerprint(), "request": request.options(), "version": versions()}
+        if self.saved and self.saved["data"] != self.fingerprint["data"]:
+            assert self.folder is not None
+            raise UsageError("--resume", self.folder.path, "made with other data: start again with a new --out")
         return source
 
     def plan(self, source: Source) -> chunks.Plan:
@@ -368,14 +388,6 @@ def write_run(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
     seconds["report"] = seconds.get("report", 0.0) + time.perf_counter() - began
     folder.write_json("result.json", result.as_dict())
     result.folder = folder.path
-
-
-def _version() -> dict[str, str]:
-    import numpy
-
-    from clusterglm import __version__
-
-    return {"clusterglm": __version__, "numpy": numpy.__version__}
 
 
 __all__ = ["DataError", "Progress", "fit"]

@@ -11,8 +11,11 @@ import io
 import itertools
 import json
 import os
-import shutil
+import shlex
+import socket
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from clusterglm import __version__
 from clusterglm.errors import ClusterError, DataError, UsageError
 from clusterglm.glm.problem import Recorded
 
 CHECKPOINT = "checkpoint.npz"
+_PAGES = ("report.html", "performance-report.html", "task-stream.html")
+_FILES = ("result.json", "model.json", "plan.json", "history.parquet", "tasks.parquet", *_PAGES, CHECKPOINT)
 _SCHEMA = 1
 _LOCK = ".lock"
 _number = itertools.count()
@@ -60,20 +66,22 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class RunFolder:
-    """A run folder that this process has claimed; see ``claim``."""
+    """A run folder that this process has claimed; see ``claim``.
 
-    def __init__(self, path: Path, made: bool) -> None:
-        self.path = path
-        self._made = made
+    Attributes
+    ----------
+    path : Path
+    resumable : bool
+        Whether it holds a checkpoint of this run. Nothing else is written before the first one.
+    """
+
+    def __init__(self, path: Path, resumable: bool) -> None:
+        self.path, self.resumable = path, resumable
         self._written = -np.inf
 
     @property
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
-
-    @property
-    def resumable(self) -> bool:
-        return self.checkpoint.exists()
 
     def write_json(self, name: str, value: Any) -> None:
         # JSON knows no infinity; a bound that is not there is null.
@@ -102,12 +110,11 @@ class RunFolder:
         content = io.BytesIO()
         np.savez(content, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), values=values)
         write_whole(self.checkpoint, content.getvalue())
+        if not self.resumable:
+            self.resumable = True
+            for name in set(_FILES) - {CHECKPOINT}:  # of the run that is overwritten
+                (self.path / name).unlink(missing_ok=True)
         self._written = time.monotonic()
-
-    def abandon(self) -> None:
-        """Remove what this run has made, unless there is a checkpoint to resume from."""
-        if self._made and not self.resumable:
-            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
@@ -116,7 +123,7 @@ def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
     Raises
     ------
     UsageError
-        No run folder, or one without a checkpoint.
+        No run folder, or one without a checkpoint, or one that another version has made.
     DataError
         A checkpoint that cannot be read.
     """
@@ -126,8 +133,8 @@ def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             meta, values = json.loads(file["meta"].tobytes()), file["values"]
-        if meta["schema"] != _SCHEMA:
-            raise DataError(str(path), f"schema {meta['schema']}", "written by another version of clusterglm")
+        if meta["schema"] != _SCHEMA or meta["fingerprint"]["version"] != versions():
+            raise UsageError("--resume", folder, "made with other versions: start again with a new --out")
         journal, used = [], 0
         for entry in meta["entries"]:
             total = []
@@ -135,57 +142,87 @@ def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
                 size = int(np.prod(shape))
                 total.append(values[used : used + size].reshape(shape))
                 used += size
-            journal.append(Recorded(entry["passes"], entry["key"], tuple(total)))
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            journal.append(Recorded(int(entry["passes"]), str(entry["key"]), tuple(total)))
+        request, data = meta["fingerprint"]["request"], meta["fingerprint"]["data"]
+        if not isinstance(request, dict) or not isinstance(data, dict) or values.dtype != np.float64:
+            raise TypeError
+    except OSError as error:
+        raise ClusterError(str(path), (error.strerror or str(error)).lower(), "make it readable") from error
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(str(path), None, "not readable as a checkpoint: start again with a new --out") from error
     return journal, meta["fingerprint"]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions on which the bits of a fit depend."""
+    return {"clusterglm": __version__, "numpy": np.__version__}
 
 
 @contextlib.contextmanager
 def claim(path: Path, *, resume: bool = False, overwrite: bool = False) -> Iterator[RunFolder]:
     """Make or take over a folder for one run, and hold it against other fits.
 
+    A run that ends without a checkpoint leaves no trace: folders that were made for it go, older files stay.
+
     Raises
     ------
     UsageError
-        It is a file, cannot be written, holds a run, or is in use by another fit.
+        It is a file, cannot be written, or holds a run.
+    ClusterError
+        Another fit is writing there.
     """
     option = "--resume" if resume else "--out"
-    if path.exists() and not path.is_dir():
-        raise UsageError(option, path, "is a file: name a folder")
-    made = not path.exists()
+    made: list[Path] = []
+    lock = FileLock(path / _LOCK, timeout=0)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(option, path, "another fit is writing there: another name") from None
-    except OSError as error:
-        raise UsageError(option, path, f"not writable ({(error.strerror or str(error)).lower()})") from error
-    try:
-        _make_room(path, resume, overwrite)
-        folder = RunFolder(path, made or not any(p.name != _LOCK for p in path.iterdir()))
         try:
-            yield folder
-        except BaseException:
-            folder.abandon()
-            raise
+            if path.exists() and not path.is_dir():
+                raise UsageError(option, path, "is a file: name a folder")
+            made += [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            (path / _LOCK).write_text(f"pid {os.getpid()} on {socket.gethostname()}")
+        except Timeout:
+            raise ClusterError(option, path, f"{_holder(path)} is writing there: another name") from None
+        except OSError as error:
+            raise UsageError(option, path, f"not writable ({(error.strerror or str(error)).lower()})") from error
+        _make_room(path, resume, overwrite)
+        yield RunFolder(path, resumable=resume)
     finally:
-        (path / _LOCK).unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            (path / _LOCK).unlink(missing_ok=True)
+            lock.release()
+        for folder in made:
+            with contextlib.suppress(OSError):  # a folder that holds something stays
+                folder.rmdir()
+
+
+def shell_word(value: object) -> str:
+    """Return a path as a word for the shell, on one line and in ASCII whatever bytes it has."""
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return shlex.quote(text)
+    letters = (chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(text))
+    return f"$'{''.join(letters)}'"
+
+
+def _holder(path: Path) -> str:
+    try:
+        return f"another fit ({(path / _LOCK).read_text()})"
+    except OSError:
+        return "another fit"
 
 
 def _make_room(path: Path, resume: bool, overwrite: bool) -> None:
-    for left in path.glob(".*-*"):  # temporary files of a run that was killed
-        left.unlink(missing_ok=True)
-    if resume:
+    for left in path.glob(".*-*-*"):  # temporary files of a run that was killed
+        name, *numbers = left.name[1:].rsplit("-", 2)
+        if name in _FILES and all(number.isdigit() for number in numbers):
+            left.unlink(missing_ok=True)
+    if resume or overwrite:
         return
     if (path / "result.json").exists() or (path / CHECKPOINT).exists():
-        if not overwrite:
-            raise UsageError("--out", path, "holds a run: another name, --resume, or --overwrite")
-        for name in ("result.json", CHECKPOINT):
-            (path / name).unlink(missing_ok=True)
-    elif any(p.name != _LOCK for p in path.iterdir()) and not overwrite:
+        raise UsageError("--out", path, "holds a run: another name, --resume, or --overwrite")
+    if any(p.name != _LOCK for p in path.iterdir()):
         raise UsageError("--out", path, "holds other files: another name, or --overwrite")
 
 

@@ -6,9 +6,7 @@ traceback.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
 import signal
 import sys
@@ -17,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from clusterglm import config
+from clusterglm import __version__, config
 from clusterglm.cli import dashboard, down, fit, logs, ls, output, report, scale, status, up
 from clusterglm.errors import FAILURE, INTERRUPTED, USAGE, ClusterglmError, Interrupted, UsageError, quoted, unknown
 
@@ -31,7 +29,6 @@ def application() -> typer.Typer:
     """Return the command line with all its commands."""
     app = typer.Typer(
         name="clusterglm",
-        help="Fit generalized linear models on all rows, on the machines that you have.",
         epilog="--debug, anywhere on the line, shows the traceback of an error.",
         context_settings={"help_option_names": ["-h", "--help"]},
         no_args_is_help=True,
@@ -42,17 +39,21 @@ def application() -> typer.Typer:
 
     @app.callback()
     def clusterglm(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ) -> None:
-        if version:
-            from importlib.metadata import version as installed
-
-            output.data(installed("clusterglm"))
-            raise typer.Exit
+        """Fit generalized linear models on all rows, on the machines that you have."""
 
     for command in COMMANDS:
         command.register(app)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.data(__version__)
+        raise typer.Exit
 
 
 def main() -> NoReturn:
@@ -67,7 +68,7 @@ def main() -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _forget_stdout()
+        output.forget(sys.stdout)
     sys.exit(code)
 
 
@@ -85,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except BrokenPipeError:  # `clusterglm ls | head -1`: the reader has what it wanted
-        _forget_stdout()
+        output.forget(sys.stdout)
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -125,11 +126,3 @@ def _refusal(error: Any) -> ClusterglmError:
         options = [option for parameter in context.command.params for option in parameter.opts if option[:2] == "--"]
         return unknown("option", error.option_name, [*options, "--help"])
     return UsageError(quoted(message[:1].lower() + message[1:]), None, f"see {path} --help")
-
-
-def _forget_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own flush at the end stays silent."""
-    with contextlib.suppress(OSError, ValueError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)

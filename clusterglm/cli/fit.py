@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -14,7 +13,7 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import output
-from clusterglm.errors import ClusterError, UsageError
+from clusterglm.errors import UsageError, redact
 from clusterglm.units import parse_count, parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -95,6 +94,7 @@ def fit(
             out = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{request.method.name}"
     from clusterglm.cli.progress import Display
     from clusterglm.fitting import fit as run
+    from clusterglm.run_folder import shell_word
 
     display = Display(quiet)
     with _client(cluster, scheduler, scheduler_file, seconds, allow_version_mismatch) as (client, ask_for), display:
@@ -105,11 +105,16 @@ def fit(
             overwrite=overwrite,
             ask_for=ask_for,
             progress=display,
-            command=shlex.join(["clusterglm", *sys.argv[1:]]),
+            timeout=seconds,
+            command=redact(" ".join(["clusterglm", *map(shell_word, sys.argv[1:])])),
             **own,  # type: ignore[arg-type]
             **given,
         )
-    show(result, json_)
+    try:
+        show(result, json_)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wanted; how the fit ended is no matter of the pipe
+        output.forget(sys.stdout)
     raise typer.Exit(result.exit_code)
 
 
@@ -188,4 +193,4 @@ def show(result: Result, json_: bool) -> None:
     output.table(head, rows)
 
 
-__all__ = ["ClusterError", "fit", "register", "show"]
+__all__ = ["fit", "register", "show"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from clusterglm.errors import redact
 
@@ -29,8 +31,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def words(text: str) -> None:
-    """Print a line for people, secrets redacted."""
-    print(redact(text), file=sys.stderr, flush=True)
+    """Print a line for people, secrets redacted. That nobody can read it any more is no reason to stop."""
+    try:
+        print(redact(text), file=sys.stderr, flush=True)
+    except OSError:
+        forget(sys.stderr)
 
 
 def note(text: str) -> None:
@@ -41,3 +46,11 @@ def note(text: str) -> None:
 def warning(text: str) -> None:
     """Print something worth doing something about."""
     words(f"warning: {text}")
+
+
+def forget(stream: TextIO) -> None:
+    """Point a stream that nobody reads any more at nothing, so that the interpreter's flush at the end stays silent."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)

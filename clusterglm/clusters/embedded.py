@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clusterglm import config
 from clusterglm.clusters import settings
@@ -69,8 +69,10 @@ def embedded(
         stack.enter_context(settings.quiet())
         # For as long as the cluster lives: nannies start new workers at any time.
         stack.enter_context(settings.environment(settings.WORKER_ENVIRONMENT | settings.silent_logs()))
-        stack.enter_context(dask.config.set(settings.dask_settings()))
         scratch = stack.enter_context(_scratch_folder())
+        # The scheduler makes a folder too, and puts it on sys.path: not one with a name that anybody can guess.
+        own = settings.dask_settings() | {"temporary-directory": str(scratch)}
+        stack.enter_context(dask.config.set(own))
         runner = stack.enter_context(_sheltered_loop())
         # In a thread of its own, so that Ctrl-C cannot leave half a cluster or client: they are finished, then closed.
         pool = stack.enter_context(ThreadPoolExecutor(1))

@@ -21,8 +21,8 @@ ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
-# Dask's nanny tells glibc to give freed memory back above 64 kB. Kernels free and take that much with every micro-block,
-# and the page faults double the cost of a pass.
+# Dask's nanny tells glibc to give freed memory back above 64 kB. Kernels free and take that much with every
+# micro-block, and the page faults double the cost of a pass.
 _KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
 WORKER_ENVIRONMENT = ONE_THREAD | _KEEP_FREED_MEMORY
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "bokeh", "tornado", "tornado.application", "asyncio")

@@ -10,8 +10,7 @@ Array = NDArray[np.float64]
 
 def scales(H: Array) -> Array:
     """Return the square roots of the diagonal, 1 where it is zero: D in D^-1 H D^-1."""
-    with np.errstate(invalid="ignore"):
-        d: Array = np.sqrt(np.diag(H))
+    d: Array = np.sqrt(np.diag(H))
     return np.where(d > 0, d, 1.0)
 
 

@@ -94,7 +94,8 @@ class Certifier:
         kkt, estimate, noise_in_se = self._kkt(point), in_se * flat, in_se * noise
         if not tau < 1:
             return Certificate("none", np.inf, np.inf, kkt, estimate, rounding, noise_in_se)
-        gap, radius = delta * delta * _omega(tau), delta * _radius(tau)
+        # A standard error at the point is as small as the Hessian there allows, e^m H(beta_0) at most.
+        gap, radius = delta * delta * _omega(tau), delta * _radius(tau) * float(np.exp(m))
         return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, noise_in_se)
 
     def sharpen(self, point: Point) -> Certificate:
@@ -122,8 +123,11 @@ class Certifier:
             self.reference = None
             return
         # ||S^-1 a_i||^2 <= p for S = diag(largest), hence A^2 <= p / smallest eigenvalue of S^-1 H S^-1.
-        smallest = smallest_eigenvalue(H / self.largest / self.largest[:, None])
+        scaled = H / self.largest / self.largest[:, None]
+        smallest = smallest_eigenvalue(scaled) - 10 * _EPS * float(np.trace(scaled))
         reach = np.sqrt(len(H) / smallest) if smallest > 0 else np.inf
+        if not self.problem.family.self_concordance:
+            reach = 0.0  # the Hessian is the same everywhere
         self.reference = _Reference(point.beta, root / np.sqrt(1 - doubt), units, float(reach), spread)
 
     def _noise(self, point: Point, reference: _Reference) -> float:

@@ -17,8 +17,8 @@ from clusterglm.errors import DataError, UsageError, unknown
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import aliased
 from clusterglm.glm.certificate import Certificate, Certifier
-from clusterglm.glm.families import Family
-from clusterglm.glm.penalties import PENALTIES, Penalty, elastic_net
+from clusterglm.glm.families import FAMILIES, Family
+from clusterglm.glm.penalties import PENALTIES, elastic_net
 from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows
 from clusterglm.glm.scan import Place, Scan, scan
 from clusterglm.glm.solvers import MOST_COLUMNS, Solver
@@ -140,16 +140,22 @@ def fit(
     beta = np.zeros(len(labels))
     beta[:first] = level
     start = problem.at(beta, hessian=True)
-    kept, dropped, dropped_notes = _kept(start, penalty, seen, labels, model)
+    if not np.isfinite(start.objective):
+        cure = "not finite where all coefficients are 0: rescale the target or the offset"
+        raise DataError("mean loss", f"{start.objective:g}", cure)
+    kept, dropped, dropped_notes = _kept(problem, start, seen, labels, model)
     notes += dropped_notes
     if dropped:
         problem.rows = Columns(rows, kept)
         problem.penalty = penalty.take(kept)
         start = _restrict(start, kept, problem)
 
-    certifier = Certifier(problem, np.maximum(np.abs(seen.smallest), np.abs(seen.largest))[kept])
+    largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
+    certifier = Certifier(problem, largest[kept], seen.largest_offset)
+    certifier(start)  # whose Hessian then serves solvers that trace no point with one
     trace = Trace(problem, certifier, limits.on_iteration)
-    stop = StoppingRule(trace, limits.tolerance, start.objective, limits.max_passes, sd[kept])
+    varying = np.where(seen.constant, 0.0, seen.deviation)
+    stop = StoppingRule(trace, limits.tolerance, start.objective, limits.max_passes, varying[kept])
     solution = solver.solve(problem, start, stop, trace)
     status = stop.settle(solution)
 
@@ -224,8 +230,8 @@ def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[in
 def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
     """Return the intercept of the model without any column, and the passes it took.
 
-    Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps on g(mean of mu) = g(mean of y),
-    a straight line where the offsets are alike; a step that leaves the bracket goes to its middle instead.
+    Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps on g(mean mu) = g(mean y), a
+    straight line where the offsets are alike; a step that leaves the bracket goes to its middle instead.
     """
     if not model.intercept:
         return 0.0, 0
@@ -236,7 +242,9 @@ def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
         return wanted, 0
     level = wanted - seen.offset_sum / W
     low, high = wanted - seen.largest_offset, wanted + seen.largest_offset
-    for passes in range(1, _MOST_NULL_STEPS):
+    passes = 0
+    while passes < _MOST_NULL_STEPS:
+        passes += 1
         _, slope, curvature = rows.sum(kernels.intercept_terms, family, level)
         low, high = (low, level) if slope > 0 else (level, high)
         with np.errstate(all="ignore"):
@@ -251,10 +259,10 @@ def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
 
 
 def _kept(
-    start: Point, penalty: Penalty, seen: Scan, labels: Sequence[str], model: Model
+    problem: Problem, start: Point, seen: Scan, labels: Sequence[str], model: Model
 ) -> tuple[NDArray[np.intp], list[int], list[str]]:
     """Return which columns stay, which go, and why: those that no L2 part makes unique and that repeat earlier ones."""
-    notes = []
+    notes, penalty = [], problem.penalty
     constant = seen.constant.copy()
     constant[: int(model.intercept)] = False
     if not model.intercept:
@@ -264,9 +272,16 @@ def _kept(
         why = "same as the intercept" if model.intercept else "says nothing"
         notes.append(f"warning: column {labels[j]} (constant {seen.largest[j]:g}): {why}: coefficient set to 0")
     rest = np.setdiff1d(np.arange(len(labels)), gone)
-    H = start.hessian[np.ix_(rest, rest)] + np.diag(penalty.l2[rest])  # type: ignore[index]
-    # Under an L1 part the choice among collinear columns is the penalty's own.
-    repeated = [int(rest[j]) for j in aliased(H) if penalty.l1[rest[j]] == 0]
+
+    def repeats(H: Array) -> list[int]:
+        # Under an L1 part the choice among collinear columns is the penalty's own.
+        found = aliased(H[np.ix_(rest, rest)] + np.diag(penalty.l2[rest]))
+        return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
+
+    repeated = repeats(start.hessian)  # type: ignore[arg-type]
+    if repeated and model.family.name != "gaussian":
+        # A Hessian can be singular because few rows have curvature; the columns' own Gram matrix decides.
+        repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)
     if repeated:
         names = ", ".join(labels[j] for j in repeated)
         notes.append(f"warning: columns {names}: collinear with earlier ones: their coefficients are set to 0")

@@ -25,6 +25,8 @@ from clusterglm.glm.problem import Point, Problem, Solution
 
 Array = NDArray[np.float64]
 _SUSPECT = 15.0  # |beta_j| sd_j beyond which separation is looked for
+_LONG = 32  # iterations without a bound after which it is looked for in any case
+_TAILS = (1e-2, 1e-4, 1e-6)  # score and curvature of rows that a direction of recession may move
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class Tolerance:
             return certificate.gap <= self.rel_gap * null_objective
         return certificate.error_in_se <= self.tol
 
+    def out_of_reach(self, certificate: Certificate) -> bool:
+        """Whether what is bounded is no more than twice the rounding of the sums."""
+        if self.rel_gap is not None:
+            return certificate.gap <= 2 * certificate.rounding
+        return certificate.error_in_se <= 2 * certificate.rounding_in_se
+
     def worth_proving(self, certificate: Certificate, null_objective: float, weight: float) -> bool:
         """Whether the first-order estimate says that an exact Hessian would prove the point."""
         if self.rel_gap is not None:
@@ -98,7 +106,7 @@ class StoppingRule:
         P at the null model.
     max_passes : int
     deviations : array (p,)
-        The columns' standard deviations, by which coefficients are judged large.
+        The columns' standard deviations, by which coefficients are judged large; 0 for the intercept.
     """
 
     def __init__(
@@ -108,7 +116,7 @@ class StoppingRule:
         self.max_passes, self.deviations = max_passes, deviations
         self.notes: list[str] = []
         self.direction: Array | None = None
-        self._next_search = 0
+        self._next_search, self._next_proof = 3, 0
 
     def __call__(self, row: Iteration) -> str | None:
         problem = self.trace.problem
@@ -117,16 +125,20 @@ class StoppingRule:
         certificate = row.certificate
         if self._done(certificate):
             return "optimal"
-        if not np.isfinite(certificate.gap) and self._worth_proving(certificate, problem.weight):
+        last = problem.passes >= self.max_passes
+        unproven = False
+        if not np.isfinite(certificate.gap) and self._worth_proving(row):
             row = self.trace.replace(self.trace.certifier.sharpen(row.point))
             certificate = row.certificate
             if self._done(certificate):
                 return "optimal"
-        if self.trace.certifier.reference is None and self._stationary(row.point):
-            return "converged"
-        last = problem.passes >= self.max_passes
-        if (last or self._suspicious(row)) and self._separated(row):
+            unproven = not np.isfinite(certificate.gap)
+            self._next_proof = 2 * row.iteration
+        settled = self.trace.certifier.reference is None and self._stationary(row.point)
+        if (last or settled or unproven or self._suspicious(row)) and self._separated(row):
             return "no_finite_mle"
+        if settled:
+            return "converged"
         return "max_passes" if last else None
 
     def settle(self, solution: Solution) -> str:
@@ -148,14 +160,17 @@ class StoppingRule:
     def _done(self, certificate: Certificate) -> bool:
         if self.tolerance.met(certificate, self.null_objective):
             return True
-        if certificate.gap <= 2 * certificate.rounding:
+        if self.tolerance.out_of_reach(certificate):
             self.notes.append("note: stopped at the working precision of float64 sums")
             return True
         return False
 
-    def _worth_proving(self, certificate: Certificate, weight: float) -> bool:
-        reference = self.trace.certifier.reference
-        return reference is None or self.tolerance.worth_proving(certificate, self.null_objective, weight)
+    def _worth_proving(self, row: Iteration) -> bool:
+        if row.iteration < self._next_proof:
+            return False
+        if self.trace.certifier.reference is None:
+            return self._stationary(row.point)
+        return self.tolerance.worth_proving(row.certificate, self.null_objective, self.trace.problem.weight)
 
     def _stationary(self, point: Point) -> bool:
         """Whether the optimality conditions hold in the columns' own units, to 1e-4 of the tolerance's scale."""
@@ -166,26 +181,38 @@ class StoppingRule:
         return bool(np.max(np.abs(xi) / units, initial=0.0) <= tol * 1e-2 / np.sqrt(problem.weight))
 
     def _suspicious(self, row: Iteration) -> bool:
-        free = self.trace.problem.penalty.free
-        if not free.any() or row.iteration < self._next_search or row.iteration < 3:
+        if row.iteration < self._next_search or np.isfinite(row.certificate.gap):
             return False
-        return bool(np.max(np.abs(row.point.beta[free]) * self.deviations[free]) > _SUSPECT)
+        free = self.trace.problem.penalty.free
+        far = np.max(np.abs(row.point.beta[free]) * self.deviations[free], initial=0.0)
+        return bool(far > _SUSPECT) or row.iteration >= _LONG
 
     def _separated(self, row: Iteration) -> bool:
-        """Look for a direction of recession that costs no penalty: the last step, and the coefficients themselves."""
+        """Look for a direction of recession that costs no penalty, in two passes.
+
+        Candidates: the last step, the coefficients, and the coefficients' part orthogonal to all rows that are still
+        felt. A candidate counts only when every row agrees.
+        """
         problem = self.trace.problem
-        free = problem.penalty.free
-        if problem.family.name not in ("binomial", "poisson") or not free.any() or len(self.trace.iterations) < 2:
+        free = np.flatnonzero(problem.penalty.free)
+        if problem.family.name not in ("binomial", "poisson") or len(self.trace.iterations) < 2:
             return False
+        if not self.deviations[free].any():
+            return False  # the intercept alone: the target has more than one value
         self._next_search = 2 * row.iteration
-        beta = row.point.beta
-        for direction in (beta - self.trace.iterations[-2].point.beta, beta):
-            d = np.where(free, direction, 0.0)
-            length = np.linalg.norm(d)
-            if not length > 0 or not np.isfinite(length):
-                continue
-            ((violation, largest),) = problem.sum(kernels.margins, problem.family, d / length)
-            if largest > 0 and violation <= 1e-10 * largest:
-                self.direction = d / length
-                return True
-        return False
+        beta, units = row.point.beta, self.trace.certifier.largest[free]
+        candidates = [beta[free] - self.trace.iterations[-2].point.beta[free], beta[free]]
+        for gram in problem.sum(kernels.overlap, problem.family, beta, _TAILS):
+            values, vectors = np.linalg.eigh(gram[np.ix_(free, free)] / units / units[:, None])
+            flat = vectors[:, values <= 10 * len(free) * np.finfo(float).eps * max(values[-1], 0.0)]
+            candidates.append(flat @ (flat.T @ (beta[free] * units)) / units)
+        directions = np.zeros((len(beta), len(candidates)))
+        directions[free] = np.column_stack(candidates)
+        directions = directions[:, np.linalg.norm(directions, axis=0) > 0]
+        directions /= np.linalg.norm(directions, axis=0)
+        ((violation, largest),) = problem.sum(kernels.margins, problem.family, directions)
+        felt = largest > 1e-8 * (self.trace.certifier.largest @ np.abs(directions))
+        found = np.flatnonzero(felt & (violation <= 1e-10 * largest))
+        if len(found):
+            self.direction = directions[:, found[0]]
+        return bool(len(found))

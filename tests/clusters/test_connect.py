@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,7 +98,7 @@ def test_a_wrong_scheduler_file_is_told_within_the_limit(tmp_path: Path, text: s
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, spawn: Spawn) -> Iterator[Foreign]:
+def foreign(tmp_path: Path, spawn: Spawn) -> Foreign:
     """A cluster that someone else started: eight BLAS threads, and another clusterglm on its worker."""
     other = tmp_path / "other" / "clusterglm-99.0.dist-info"
     other.mkdir(parents=True)
@@ -114,7 +114,7 @@ def foreign(tmp_path: Path, spawn: Spawn) -> Iterator[Foreign]:
         PYTHONPATH=os.pathsep.join((str(other.parent), root)),
         **threads,
     )
-    yield path, worker
+    return path, worker
 
 
 @pytest.mark.slow

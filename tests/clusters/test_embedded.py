@@ -83,7 +83,7 @@ def test_the_scheduler_has_the_settings_that_survive_faults(cluster: Cluster) ->
 
 
 def test_a_killed_worker_comes_back_with_one_blas_thread(cluster: Cluster) -> None:
-    client, ask_for = cluster
+    client, _ = cluster
     before = client.run(os.getpid)
     victim = next(iter(before.values()))
     os.kill(victim, signal.SIGKILL)

@@ -15,14 +15,14 @@ from clusterglm.glm.problem import Point, Problem
 
 Array = NDArray[np.float64]
 _SUFFICIENT = 1e-4
-_HALVINGS, _PER_PASS = 30, 10
+_HALVINGS, _PER_PASS = 60, 10
 _ROUNDING = 4 * np.finfo(float).eps
 
 
 def halve(
     problem: Problem, point: Point, direction: Array, hessian: bool = False, reference: float | None = None
 ) -> tuple[Point | None, float]:
-    """Return the first acceptable point along ``direction`` and its t; None after 30 halvings without progress.
+    """Return the first acceptable point along ``direction`` and its t; None after 60 halvings without progress.
 
     ``reference`` stands in for P(beta) in a non-monotone search.
     """

@@ -35,8 +35,11 @@ def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace:
             beta = minimise(M / s, y.gradient, y.beta, problem.penalty)
             x_new, y_new = problem.at_both(beta, beta + (t - 1) / t_new * (beta - x.beta))
             move = beta - y.beta
-            model = y.loss + y.gradient @ move + move @ M @ move / (2 * s)
-            if x_new.loss <= model + 1e-15 * abs(y.loss):
+            bent = move @ M @ move / (2 * s)
+            if x_new.loss <= y.loss + y.gradient @ move + bent:
+                break
+            # Near the optimum losses differ by rounding alone; by convexity this test implies that one.
+            if np.isfinite(x_new.objective) and (x_new.gradient - y.gradient) @ move <= bent:
                 break
             s /= 2
             if s < _SHORTEST:
