@@ -325,6 +325,12 @@ class _Fitting:
                 target = self.request.target or "y"
                 fitted = _solve(rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target)
             self.checkpoint_now()
+            if fitted.status == "interrupted" and self.folder is not None:
+                result = Result.of(
+                    self.request, fitted, source.names, plan.rows, self.seconds, notes=self.notes, nbytes=plan.bytes
+                )
+                write_data(self.folder, result, plan)  # no pages: whoever pressed Ctrl-C does not wait for them
+                raise KeyboardInterrupt
             return fitted, rows, spread
         except KeyboardInterrupt:
             self.checkpoint_now()
@@ -368,10 +374,19 @@ class _Fitting:
 
 
 def write_run(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
-    """Write the run folder: data first, then the pages that show it."""
+    """Write the run folder: data first, then the page that shows them."""
     from clusterglm.report.page import write_report
 
     began = time.perf_counter()
+    write_data(folder, result, plan)
+    write_report(folder.path)
+    result.seconds["report"] = result.seconds.get("report", 0.0) + time.perf_counter() - began
+    folder.write_json("result.json", result.as_dict())
+    result.folder = folder.path
+
+
+def write_data(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
+    """Write the plan beside what happened, the history, the model and the result."""
     passes, seconds = result.passes, result.seconds
     measured = {
         "passes": passes,
@@ -384,10 +399,6 @@ def write_run(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
     folder.write_table("history.parquet", result.history)
     folder.write_json("model.json", result.model())
     folder.write_json("result.json", result.as_dict())
-    write_report(folder.path)
-    seconds["report"] = seconds.get("report", 0.0) + time.perf_counter() - began
-    folder.write_json("result.json", result.as_dict())
-    result.folder = folder.path
 
 
 __all__ = ["DataError", "Progress", "fit"]

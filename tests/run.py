@@ -29,7 +29,10 @@ def install_system_packages() -> None:
         print(f"note: {', '.join(missing)} not installed: the tests that need them are skipped", file=sys.stderr)
         return
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]):
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+    ):
         subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
 
 

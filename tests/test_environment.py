@@ -23,6 +23,8 @@ def test_environment_yml_holds_the_dependencies_of_pyproject() -> None:
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    command = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m venv"))
+    command = next(
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m venv")
+    )
     assert command in (ROOT / "README.md").read_text()
     assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()

@@ -19,7 +19,9 @@ ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{
 def test_local_sh_fits_and_leaves_nothing(tmp_path: Path) -> None:
     environment = ENVIRONMENT | {"CLUSTERGLM_TEST_LAUNCH": str(tmp_path), "OMP_NUM_THREADS": "8"}
     command = [LAUNCH / "local.sh", "2", "admm", "--rows", "2e4", "--json", "--quiet"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     result = json.loads(done.stdout)
     assert result["status"] == "optimal"
     assert (result["workers"], result["blas_threads"]) == (2, 1)
@@ -31,6 +33,8 @@ def test_local_sh_fits_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_local_sh_says_how_it_is_called() -> None:
-    done = subprocess.run([LAUNCH / "local.sh"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [LAUNCH / "local.sh"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 2
     assert "launch/local.sh WORKERS SOLVER" in done.stderr

@@ -94,7 +94,9 @@ def test_every_example_of_the_readme_runs(desk: Path) -> None:
 
 def test_commands_of_the_readme_exist() -> None:
     """Every ``clusterglm COMMAND`` and every ``--option`` that the README names is one."""
-    done = subprocess.run([sys.executable, "-m", "clusterglm.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "clusterglm.cli", "--help"], capture_output=True, text=True, check=True
+    )
     known = set(re.findall(r"^  ([a-z-]+) ", done.stdout, re.M))
     text = README.read_text()
     named = set(re.findall(r"`clusterglm ([a-z]+)", text)) | {

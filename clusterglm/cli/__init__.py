@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import sys
@@ -16,10 +17,20 @@ from typing import Any, NoReturn
 import typer
 
 from clusterglm import __version__, config
-from clusterglm.cli import dashboard, down, fit, logs, ls, output, report, scale, status, up
-from clusterglm.errors import FAILURE, INTERRUPTED, USAGE, ClusterglmError, Interrupted, UsageError, quoted, unknown
+from clusterglm.cli import bench, dashboard, down, fit, logs, ls, output, report, scale, status, up
+from clusterglm.errors import (
+    FAILURE,
+    INTERRUPTED,
+    RESUMABLE,
+    USAGE,
+    ClusterglmError,
+    Interrupted,
+    UsageError,
+    quoted,
+    unknown,
+)
 
-COMMANDS = (fit, report, up, ls, status, scale, logs, dashboard, down)
+COMMANDS = (fit, report, bench, up, ls, status, scale, logs, dashboard, down)
 
 # typer keeps click's exceptions in a place that depends on its version; all are refused command lines.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]
@@ -69,6 +80,13 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         output.forget(sys.stdout)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)  # all is said and done: the interpreter's end must not change the code
+    if code in (INTERRUPTED, RESUMABLE):
+        # Nor may what libraries do at exit, seconds after everything of ours is closed, and Python itself, which ends
+        # by SIGINT where the signal met an exec() of an import.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

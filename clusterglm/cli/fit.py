@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +16,15 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import output
-from clusterglm.errors import UsageError, redact
+from clusterglm.errors import INTERRUPTED, RESUMABLE, UsageError, redact
 from clusterglm.units import parse_count, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from clusterglm.result import Result
+
+_CLEANING_SECONDS = 4.0  # after a signal
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +102,8 @@ def fit(
     from clusterglm.run_folder import shell_word
 
     display = Display(quiet)
-    with _client(cluster, scheduler, scheduler_file, seconds, allow_version_mismatch) as (client, ask_for), display:
+    where_to = (cluster, scheduler, scheduler_file, seconds, allow_version_mismatch)
+    with _one_interruption(Path(resume or out or "")), _client(*where_to) as (client, ask_for), display:
         result = run(
             client,
             out=out,
@@ -116,6 +122,31 @@ def fit(
     except BrokenPipeError:  # the reader has what it wanted; how the fit ended is no matter of the pipe
         output.forget(sys.stdout)
     raise typer.Exit(result.exit_code)
+
+
+@contextlib.contextmanager
+def _one_interruption(folder: Path) -> Iterator[None]:
+    """Let the first signal end the fit, and no second one the cleaning up after it, which has a time limit instead."""
+    from clusterglm.run_folder import CHECKPOINT
+
+    def leave() -> None:
+        os._exit(RESUMABLE if (folder / CHECKPOINT).exists() else INTERRUPTED)
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
+        for name in ours:
+            signal.signal(name, signal.SIG_IGN)
+        watch = threading.Timer(_CLEANING_SECONDS, leave)
+        watch.daemon = True
+        watch.start()
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ours = [name for name in signals if signal.getsignal(name) is signal.default_int_handler]  # not under nohup
+    for name in ours:
+        signal.signal(name, interrupt)
+    yield
+    for name in ours:
+        signal.signal(name, signal.default_int_handler)
 
 
 def _own_cluster(workers: str | None, threads_per_worker: str | None, memory: str | None) -> dict[str, int]:

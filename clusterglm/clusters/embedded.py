@@ -123,8 +123,11 @@ def _sheltered_loop() -> Iterator[LoopRunner]:
     Both signals go to every process of the terminal's foreground group. Blocked in this thread, they are blocked in
     the workers that it starts, from their first instruction on; this process's main thread alone answers them.
     """
+    from multiprocessing import resource_tracker
+
     from distributed.utils import LoopRunner
 
+    resource_tracker.ensure_running()  # or the first worker's start does it, and unblocks SIGINT in its thread
     shelter = {signal.SIGINT, signal.SIGHUP}
     runner = LoopRunner()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, shelter)

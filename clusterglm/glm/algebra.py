@@ -23,7 +23,7 @@ def definite(H: Array) -> bool:
         pivots = np.diag(np.linalg.cholesky(H / d / d[:, None]))
     except np.linalg.LinAlgError:
         return False
-    return bool(np.min(pivots) ** 2 >= 10 * len(H) * np.finfo(float).eps)
+    return bool(np.min(pivots, initial=1.0) ** 2 >= 10 * len(H) * np.finfo(float).eps)
 
 
 def inverse_root(H: Array) -> Array | None:

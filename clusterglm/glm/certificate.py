@@ -88,15 +88,17 @@ class Certifier:
         noise = self._noise(point, reference)
         flat = float(np.linalg.norm(reference.root.T @ xi)) + noise
         in_se = float(np.sqrt(self.problem.weight / self._dispersion(point)))
+        kkt, estimate = self._kkt(point), in_se * flat
         with np.errstate(over="ignore"):
             delta = flat * float(np.exp(m / 2))
             tau = c * reference.reach * float(np.exp(m / 2)) * delta
-        kkt, estimate, noise_in_se = self._kkt(point), in_se * flat, in_se * noise
+            # A standard error at the point is as small as the Hessian there allows, which is at most e^m H(beta_0).
+            in_se *= float(np.exp(m))
         if not tau < 1:
-            return Certificate("none", np.inf, np.inf, kkt, estimate, rounding, noise_in_se)
-        # A standard error at the point is as small as the Hessian there allows, e^m H(beta_0) at most.
-        gap, radius = delta * delta * _omega(tau), delta * _radius(tau) * float(np.exp(m))
-        return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, noise_in_se)
+            return Certificate("none", np.inf, np.inf, kkt, estimate, rounding)
+        gap, radius = delta * delta * _omega(tau), delta * _radius(tau)
+        rounding_in_se = in_se * noise * float(np.exp(m / 2))
+        return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, rounding_in_se)
 
     def sharpen(self, point: Point) -> Certificate:
         """Certify by one exact Hessian pass at the point, and one more for A where its bound is too coarse."""

@@ -19,7 +19,7 @@ from clusterglm.glm.algebra import aliased
 from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.families import FAMILIES, Family
 from clusterglm.glm.penalties import PENALTIES, elastic_net
-from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows
+from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.scan import Place, Scan, scan
 from clusterglm.glm.solvers import MOST_COLUMNS, Solver
 from clusterglm.glm.trace import Iteration, StoppingRule, Tolerance, Trace
@@ -116,6 +116,8 @@ def fit(
 ) -> Fit:
     """Fit ``model`` on ``rows``, whose columns are ``names``, after a leading column of ones for an intercept.
 
+    Ctrl-C ends the fit at its last iterate, with status ``interrupted``.
+
     Raises
     ------
     DataError
@@ -156,8 +158,13 @@ def fit(
     trace = Trace(problem, certifier, limits.on_iteration)
     varying = np.where(seen.constant, 0.0, seen.deviation)
     stop = StoppingRule(trace, limits.tolerance, start.objective, limits.max_passes, varying[kept])
-    solution = solver.solve(problem, start, stop, trace)
-    status = stop.settle(solution)
+    try:
+        solution = solver.solve(problem, start, stop, trace)
+        status = stop.settle(solution)
+    except KeyboardInterrupt:
+        if not trace.iterations:
+            raise
+        solution, status = Solution(trace.iterations[-1].point, "interrupted"), "interrupted"
 
     full = np.zeros(len(labels))
     full[kept] = solution.point.beta

@@ -61,6 +61,7 @@ class Scan:
     negative_weight: Place
     outside: Place
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __add__(self, other: Scan) -> Scan:
         weight = self.weight + other.weight
         share = other.weight / weight if weight > 0 else 0.0

@@ -6,6 +6,7 @@ distance to the optimum, never about the change of an iterate, and no fit ends w
 optimal        the bound is within the tolerance (or at the working precision of the sums, with a note)
 converged      the optimality conditions hold to the tolerance, but no bound exists: the Hessian is singular
 max_passes     the passes are used up
+interrupted    by Ctrl-C
 no_finite_mle  the coefficients grow without end: a direction of recession was found and verified
 diverged       the objective is not finite, or no step makes progress
 """
@@ -122,18 +123,17 @@ class StoppingRule:
         problem = self.trace.problem
         if not np.isfinite(row.point.objective):
             return "diverged"
-        certificate = row.certificate
-        if self._done(certificate):
+        if self.tolerance.met(row.certificate, self.null_objective):
+            return "optimal"
+        unproven = False
+        if self._worth_proving(row):
+            row = self.trace.replace(self.trace.certifier.sharpen(row.point))
+            unproven = not np.isfinite(row.certificate.gap)
+            if unproven:
+                self._next_proof = 2 * row.iteration
+        if self._done(row.certificate):
             return "optimal"
         last = problem.passes >= self.max_passes
-        unproven = False
-        if not np.isfinite(certificate.gap) and self._worth_proving(row):
-            row = self.trace.replace(self.trace.certifier.sharpen(row.point))
-            certificate = row.certificate
-            if self._done(certificate):
-                return "optimal"
-            unproven = not np.isfinite(certificate.gap)
-            self._next_proof = 2 * row.iteration
         settled = self.trace.certifier.reference is None and self._stationary(row.point)
         if (last or settled or unproven or self._suspicious(row)) and self._separated(row):
             return "no_finite_mle"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 
@@ -30,15 +27,6 @@ def frame() -> pd.DataFrame:
             "o": random.random(n),
         }
     )
-
-
-def write(frame: pd.DataFrame, path: Path, **words: Any) -> Path:
-    """Write a frame as parquet or csv, by its suffix."""
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False, **words)
-    else:
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, **words)
-    return path
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write
+from tables import write
 
 from clusterglm.data.chunk import Block
 from clusterglm.data.chunks import Plan, plan

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write
+from tables import write
 
 from clusterglm.data.sources import FileSource, local_rows, open_source
 from clusterglm.errors import DataError

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write
+from tables import write
 
 from clusterglm.data.sources import FileSource, local_rows, open_source
 from clusterglm.errors import DataError

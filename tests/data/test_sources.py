@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import write
 
 from clusterglm.data import csv
 from clusterglm.data.sources import FileSource, local_rows, open_source

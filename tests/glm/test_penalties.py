@@ -1,0 +1,77 @@
+"""Prox, residual and strengths of penalties, against minima found by search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from clusterglm.glm.penalties import Penalty, elastic_net, smallest_null_strength, soft_threshold
+
+STRENGTH = st.one_of(st.just(0.0), st.floats(1e-3, 10))
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(v=st.floats(-20, 20), step=st.floats(0.01, 10), l1=STRENGTH, l2=STRENGTH)
+def test_prox_is_the_minimiser(v: float, step: float, l1: float, l2: float) -> None:
+    """The elastic net's prox is not the identity (D1)."""
+    penalty = Penalty(np.array([l1]), np.array([l2]))
+
+    def objective(b: float) -> float:
+        return l1 * abs(b) + l2 / 2 * b * b + (b - v) ** 2 / (2 * step)
+
+    found = penalty.prox(np.array([v]), step)[0]
+    # The objective is convex and smooth on either side of 0: its minimum is 0 or in one of the halves.
+    halves = [minimize_scalar(objective, bounds=b, method="bounded", options={"xatol": 1e-12}).x for b in ((-21, 0), (0, 21))]
+    best = min([0.0, *halves], key=objective)
+    assert objective(found) <= objective(best) + 1e-12
+    assert found == pytest.approx(best, abs=1e-5)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(b=st.one_of(st.just(0.0), st.floats(-5, 5)), g=st.floats(-5, 5), l1=STRENGTH, l2=STRENGTH)
+def test_residual_is_the_distance_to_the_subdifferential(b: float, g: float, l1: float, l2: float) -> None:
+    penalty = Penalty(np.array([l1]), np.array([l2]))
+    signs = np.linspace(-1, 1, 20001) if b == 0 else np.array([np.sign(b)])
+    distance = np.min(np.abs(g + l1 * signs + l2 * b))
+    assert abs(penalty.residual(np.array([b]), np.array([g]))[0]) == pytest.approx(distance, abs=1.01e-4 * l1 + 1e-12)
+
+
+def test_residual_is_zero_exactly_at_fixed_points_of_the_prox() -> None:
+    random = np.random.default_rng(0)
+    penalty = Penalty(random.random(50), random.random(50))
+    v = 3 * random.standard_normal(50)
+    beta = penalty.prox(v, 0.7)
+    assert (beta == 0).any()
+    np.testing.assert_allclose(penalty.residual(beta, (beta - v) / 0.7), 0, atol=1e-14)
+
+
+def test_the_value_and_what_is_free() -> None:
+    penalty = Penalty(np.array([0.0, 2.0, 0.0]), np.array([0.0, 0.0, 3.0]))
+    assert penalty.value(np.array([9.0, -1.0, 2.0])) == 2.0 + 6.0
+    assert penalty.free.tolist() == [True, False, False]
+    assert not penalty.smooth
+    assert penalty.take(np.array([0, 2])).smooth
+
+
+def test_the_intercept_has_no_strength_and_scales_belong_to_the_columns() -> None:
+    factors, sd = np.array([0.0, 1.0, 2.0]), np.array([1.0, 10.0, 0.5])
+    plain = elastic_net(0.5, 0.2, factors)
+    np.testing.assert_allclose(plain.l1, [0, 0.1, 0.2])
+    np.testing.assert_allclose(plain.l2, [0, 0.4, 0.8])
+    scaled, beta = elastic_net(0.5, 0.2, factors, sd), np.array([7.0, -3.0, 2.0])
+    assert scaled.value(beta) == pytest.approx(plain.value(beta * sd))
+
+
+def test_the_smallest_strength_at_which_all_is_zero() -> None:
+    g, factors = np.array([5.0, -3.0, 1.0]), np.array([0.0, 1.0, 1.0])
+    assert smallest_null_strength(g, factors, 1.0) == 3.0
+    assert smallest_null_strength(g, factors, 0.5) == 6.0
+    assert smallest_null_strength(g, factors, 0.0) == np.inf
+    assert smallest_null_strength(g, np.zeros(3), 1.0) == 0.0
+
+
+def test_soft_threshold() -> None:
+    assert soft_threshold(np.array([-3.0, -1.0, 0.0, 1.0, 3.0]), 2.0).tolist() == [-1.0, 0.0, 0.0, 0.0, 1.0]
