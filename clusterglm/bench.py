@@ -21,16 +21,17 @@ import numpy as np
 from clusterglm import config
 from clusterglm.clusters import settings
 from clusterglm.data import chunks
-from clusterglm.data.synthetic import Synthetic
 from clusterglm.errors import NOT_CONVERGED, UsageError
 from clusterglm.fitting import Progress, fit
 from clusterglm.peers import PEERS, memory_needed, own_peak, run_peer
 from clusterglm.request import Request
 from clusterglm.run_folder import RunFolder, claim, versions, write_whole
-from clusterglm.units import format_size
+from clusterglm.units import format_size, parse_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from clusterglm.data.synthetic import Synthetic
 
 SOLVERS = ("proximal_gradient", "admm", "auto")
 REL_GAP = 1e-8
@@ -102,7 +103,7 @@ class Experiment:
     Raises
     ------
     UsageError
-        A value that is no good, or more rows than the memory holds.
+        A value that is no good.
     """
 
     rows: int | float | str = 8e6
@@ -130,9 +131,9 @@ class Experiment:
 
     @property
     def source(self) -> Synthetic:
-        request = Request(**self.options(self.solvers[0]))
-        assert request.row_count is not None
-        return Synthetic(request.row_count, self.columns, self.seed)
+        from clusterglm.data.synthetic import Synthetic  # and scipy, not needed to refuse a line
+
+        return Synthetic(parse_count(self.rows), self.columns, self.seed)
 
     @property
     def workers_used(self) -> int:
@@ -239,7 +240,7 @@ def objectives(source: Synthetic, coefficients: NDArray[np.float64], lamduh: flo
 
     By the textbook's formula, block by block of the generated rows, the blocks' sums added without rounding.
     """
-    blocks = []
+    blocks: list[NDArray[np.float64]] = []
     made = 0
     while made < source.rows:
         X, y = (part[: source.rows - made] for part in source.block(len(blocks)))
@@ -264,7 +265,7 @@ def notes(table: Sequence[Contender], workers: int) -> list[str]:
     said = [
         f"seconds: of the fit alone; every contender made the rows first (load). Ours run on {workers} processes of a "
         "fresh local cluster, started before the clock; scikit-learn's solvers have no parallel form.",
-        "peak memory: of all processes that took part: ours are the workers and this one.",
+        "peak memory: of all processes that took part: ours are the workers and the one that leads them.",
         f"objective: one function over the same rows, none of the solvers' own. Ours stop at --rel-gap {REL_GAP:g}.",
     ]
     bounds = [c.gap / c.objective for c in table if c.gap is not None and math.isfinite(c.gap)]

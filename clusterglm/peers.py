@@ -50,8 +50,8 @@ PEERS: dict[str, tuple[Callable[[float, int, int], Any], str]] = {
 
 
 def memory_needed(rows: int, columns: int) -> int:
-    """Return the bytes of the larger peer: the rows, and liblinear's two copies in 16 bytes a number."""
-    return rows * (8 * (columns + 1) + 2 * 16 * (columns + 2))
+    """Return the bytes of the larger peer: the rows, liblinear's two copies in 16 bytes a number, and its vectors."""
+    return rows * (8 * (columns + 1) + 2 * 16 * (columns + 2) + 128)
 
 
 def run_peer(name: str, source: Synthetic, lamduh: float) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _fit(name: str, source: dict[str, Any], lamduh: float) -> dict[str, Any]:
 
 
 def _leave_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin, whose lock the interpreter needs when it ends
     os._exit(1)
 
 

@@ -131,7 +131,7 @@ def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
     if not path.is_file():
         raise UsageError("--resume", folder, f"no {CHECKPOINT} in it: name the folder of an interrupted run")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             meta, values = json.loads(file["meta"].tobytes()), file["values"]
         if meta["schema"] != _SCHEMA or meta["fingerprint"]["version"] != versions():
             raise UsageError("--resume", folder, "made with other versions: start again with a new --out")

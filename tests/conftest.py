@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -66,10 +64,11 @@ class Running:
     """A command line that has been started. ``family`` holds every process that was ever seen under it."""
 
     def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str], **words: Any) -> None:
-        self.words, self.output = (tempfile.TemporaryFile("w+b") for _ in range(2))
+        self.words, self.output = (tempfile.TemporaryFile("w+b") for _ in range(2))  # noqa: SIM115
         self.process = subprocess.Popen(
             command, cwd=folder, stdout=self.output, stderr=self.words, start_new_session=True, env=env, **words
         )
+        self.folder = folder
         self.family = {psutil.Process(self.process.pid)}
 
     @property
@@ -149,9 +148,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     """Start a command line without waiting for it, in a process group of its own."""
     started: list[Running] = []
 
-    def start(
-        *arguments: object, cwd: Path = tmp_path, env: dict[str, str] | None = None, **words: Any
-    ) -> Running:
+    def start(*arguments: object, cwd: Path = tmp_path, env: dict[str, str] | None = None, **words: Any) -> Running:
         command = [*COMMAND, *map(str, arguments)]
         started.append(Running(command, cwd, {**os.environ, **(env or {})}, **words))
         return started[-1]
@@ -186,3 +183,65 @@ def listing() -> Callable[[Path], dict[str, bytes | None]]:
         }
 
     return list_
+
+
+STEPS = """
+# clusterglm's own solvers, telling after every iteration where they are, and waiting where they are told to.
+import os, time
+from pathlib import Path
+from clusterglm.glm.solvers import SOLVERS
+
+FOLDER, HOLD = Path(os.environ["STEPS"]), int(os.environ["HOLD"])
+
+def telling(name):
+    def solve(problem, start, stop, trace):
+        tell = trace._on_iteration
+        def on_iteration(row):
+            tell(row)
+            (FOLDER / f"step-{row.iteration}").touch()
+            while row.iteration == HOLD and not (FOLDER / "go").exists():
+                time.sleep(0.002)
+        trace._on_iteration = on_iteration
+        return SOLVERS[name].solve(problem, start, stop, trace)
+    solve.smooth_only = SOLVERS[name].smooth_only
+    return solve
+
+admm, newton, gradient_descent, proximal_gradient = map(
+    telling, ("admm", "newton", "gradient_descent", "proximal_gradient"))
+"""
+
+
+class Steps:
+    """A file of solvers that a test can follow from iteration to iteration, and hold at one of them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.file = folder / "steps.py"
+        self.file.write_text(STEPS)
+
+    def env(self, hold: int = -1) -> dict[str, str]:
+        return {"STEPS": str(self.folder), "HOLD": str(hold)}
+
+    def solver(self, name: str) -> str:
+        return f"{self.file}:{name}"
+
+    def reached(self, step: int) -> bool:
+        return (self.folder / f"step-{step}").exists()
+
+    def go(self) -> None:
+        (self.folder / "go").touch()
+
+
+@pytest.fixture
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
+    return Steps(tmp_path_factory.mktemp("steps") / "solvers")
+
+
+@pytest.fixture(scope="session")
+def shared_client() -> Iterator[Any]:
+    """A client of two workers that nobody kills."""
+    from clusterglm.clusters.embedded import embedded
+
+    with embedded(2, memory=10**9) as (client, _):
+        yield client

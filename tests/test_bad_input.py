@@ -143,17 +143,23 @@ COMMAND_LINE = [
     Row("14", "admm --rows 99 --seed -1", 2, r"--seed \(-1\): must be 0 to 9223372036854775807$"),
     Row("14", "admm --rows 99 --seed 9223372036854775808", 2, r"--seed \(9223372036854775808\): must be 0 to "),
     Row("24", "admm --data t.parquet --target y --family binomial --features ,", 2, r"--features \(,\): .*names"),
-    Row("25", "newton --rows 1 --columns 1 --penalty none", 2, r"--rows \(1\): one row fits any line: add --penalty l2"),
+    Row(
+        "25", "newton --rows 1 --columns 1 --penalty none", 2, r"--rows \(1\): one row fits any line: add --penalty l2"
+    ),
     Row("28", "newton --rows 200 --columns 500", 2, r"--columns \(500\): more than the 200 rows: add --penalty l2"),
     Row("36", f"admm {T},y", 2, r"--features \(y\): is the target$", one()),
     Row("39", "admm --target y --family binomial", 2, r"fit: no data: give --rows N .* or --data"),
     Row("45", f"admm {ROWS} --out file/run", 2, r"--out \(file/run\): not writable", lambda f: (f / "file").touch()),
     Row("45", f"admm {ROWS} --out /proc/run", 2, r"--out \(/proc/run\): not writable"),
-    Row("46", f"admm {ROWS} --out file", 2, r"--out \(file\): is a file: name a folder$", lambda f: (f / "file").touch()),
+    Row(
+        "46", f"admm {ROWS} --out file", 2, r"--out \(file\): is a file: name a folder$", lambda f: (f / "file").touch()
+    ),
     Row("46", f"admm {ROWS} --out run", 2, r"--out \(run\): holds a run: another name, --resume, or --over", run_in),
     Row("54", f"admm {ROWS} --cluster x", 2, r"--cluster \(x\): not known: no cluster is up; start one with"),
     Row("54", f"admm {ROWS} --cluster ../x", 2, r"--cluster \(\.\./x\): lower-case letters"),
-    Row("68", f"admm {ROWS} --scheduler 127.0.0.1:9", 4, r"--scheduler \(127\.0\.0\.1:9\): scheduler .* is gone: start"),
+    Row(
+        "68", f"admm {ROWS} --scheduler 127.0.0.1:9", 4, r"--scheduler \(127\.0\.0\.1:9\): scheduler .* is gone: start"
+    ),
     Row("68", f"admm {ROWS} --scheduler nonsense", 2, r"--scheduler \(nonsense\): not an address: write tcp://"),
     Row("80", "--resume nowhere", 2, r"--resume \(nowhere\): no checkpoint.npz in it"),
     Row("80", f"admm {ROWS} --resume a --out b", 2, r"--out \(b\): given together with --resume"),

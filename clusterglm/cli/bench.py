@@ -35,7 +35,7 @@ def bench(
     json_: bool = typer.Option(False, "--json", help="Print bench.json."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no notes."),
 ) -> None:
-    """Compare solvers in one run on the same rows: distance to the truth and to the optimum, passes, seconds, memory."""
+    """Compare solvers on the same rows: distance to the truth and to the optimum, passes, seconds, memory."""
     from clusterglm.bench import Experiment, exit_code
     from clusterglm.bench import bench as run
     from clusterglm.cli.progress import Display

@@ -183,11 +183,14 @@ def _client(
 
         address = scheduler or read_scheduler_file(Path(scheduler_file or ""), timeout)
         client = connect(address, timeout=timeout, allow_version_mismatch=mismatch)
-    try:
-        yield client, ask_for
-    finally:
-        with contextlib.suppress(Exception):  # the scheduler may be gone: nothing is left to close then
-            client.close(timeout=2)
+    from clusterglm.clusters.settings import quiet
+
+    with quiet():  # a scheduler that goes is told in one line, by the fit
+        try:
+            yield client, ask_for
+        finally:
+            with contextlib.suppress(Exception):  # nothing is left to close where the scheduler is gone
+                client.close(timeout=2)
 
 
 def show(result: Result, json_: bool) -> None:

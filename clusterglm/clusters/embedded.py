@@ -127,11 +127,13 @@ def _sheltered_loop() -> Iterator[LoopRunner]:
 
     from distributed.utils import LoopRunner
 
-    resource_tracker.ensure_running()  # or the first worker's start does it, and unblocks SIGINT in its thread
     shelter = {signal.SIGINT, signal.SIGHUP}
     runner = LoopRunner()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, shelter)
     try:
+        # Else the first worker's start does it, and unblocks SIGINT in its thread, as here.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, shelter)
         runner.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

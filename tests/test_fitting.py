@@ -1,0 +1,233 @@
+"""A fit from end to end: the right answer, the same bits wherever the rows are, and a complete run folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import statsmodels.api as sm
+
+import clusterglm as package
+from clusterglm.data.sources import local_rows
+from clusterglm.data.synthetic import Synthetic
+
+ROWS, COLUMNS = 40_000, 6
+SAME = ("coefficients", "intercept", "objective", "certificate", "passes", "iterations", "status")
+FAMILIES = {"gaussian": sm.families.Gaussian, "binomial": sm.families.Binomial, "poisson": sm.families.Poisson}
+KEYS = """solver family link penalty alpha l1_ratio lamduh rows columns dtype storage status coefficients intercept
+    feature_names objective null_objective certificate tolerance start iterations passes bytes seconds cost chunks tasks
+    tasks_dropped workers threads blas_threads memory seed truth truth_error notes versions command started resumed
+    columns_dropped"""
+FILES = {"result.json", "model.json", "plan.json", "history.parquet", "tasks.parquet", "checkpoint.npz"}
+PAGES = {"report.html", "performance-report.html", "task-stream.html"}
+
+
+def same(result: Any) -> dict[str, Any]:
+    found = result if isinstance(result, dict) else result.as_dict()
+    return {key: np.asarray(found[key]).tolist() if key == "coefficients" else found[key] for key in SAME}
+
+
+def made_table(path: Path, family: str, n: int = 1000) -> dict[str, np.ndarray]:
+    """Write four files of a table with a string column, a weight and an offset; return its columns."""
+    random = np.random.default_rng(11)
+    table = {name: random.standard_normal(n) * scale for name, scale in (("age", 10.0), ("height", 0.1), ("size", 1))}
+    table |= {"offset": random.random(n), "weight": random.integers(0, 4, n).astype(float)}
+    eta = 0.3 + 0.03 * table["age"] - 2 * table["height"] + 0.5 * table["size"] + table["offset"]
+    draw: dict[str, Callable[[], np.ndarray]] = {
+        "gaussian": lambda: eta + random.standard_normal(n),
+        "binomial": lambda: random.random(n) < 1 / (1 + np.exp(-eta)),
+        "poisson": lambda: random.poisson(np.exp(eta)),
+    }
+    table["y"] = draw[family]().astype(float)
+    path.mkdir()
+    for i in range(4):
+        rows = slice(i * n // 4, (i + 1) * n // 4)
+        names = {"name": [f"row {j}" for j in range(rows.start, rows.stop)]}
+        pq.write_table(pa.table(names | {name: column[rows] for name, column in table.items()}), path / f"{i}.parquet")
+    return table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "solver"), [("gaussian", "newton"), ("binomial", "admm"), ("poisson", "lbfgs")])
+def test_files_with_weights_and_offset_agree_with_statsmodels(
+    shared_client: Any, clusterglm: Any, tmp_path: Path, family: str, solver: str
+) -> None:
+    table = made_table(tmp_path / "d", family)
+    line = ("--data", "d", "--target", "y", "--family", family, "--weights", "weight", "--offset", "offset")
+    where = ("--scheduler", shared_client.scheduler.address)
+    tight = ("--tol", 1e-7, "--features", "age,height,size", "--json")
+    done = clusterglm("fit", solver, *line, *tight, *where, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    X = sm.add_constant(np.column_stack([table[name] for name in ("age", "height", "size")]))
+    model = sm.GLM(table["y"], X, FAMILIES[family](), offset=table["offset"], freq_weights=table["weight"])
+    expected = model.fit(tol=1e-13, maxiter=200).params
+    assert result["feature_names"] == ["age", "height", "size"]
+    assert np.allclose([result["intercept"], *result["coefficients"]], expected, rtol=0, atol=1e-7)
+    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    """The fit of the rows in memory, to which all others are equal to the last bit."""
+    return same(_here())
+
+
+def _here() -> Any:
+    return package.fit(data=local_rows(Synthetic(ROWS, COLUMNS)), solver="admm", family="binomial", lamduh=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_rows", [None, 1, 4096, 10_000, 1e6])
+def test_chunks_change_no_bit(shared_client: Any, expected: dict[str, Any], chunk_rows: Any) -> None:
+    found = package.fit(shared_client, solver="admm", rows=ROWS, columns=COLUMNS, chunk_rows=chunk_rows)
+    assert same(found) == expected
+    assert found.chunks["count"] == {None: found.chunks["count"], 1e6: 1}.get(
+        chunk_rows, -(-ROWS // found.chunks["rows"])
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 1), (1, 2)])
+def test_workers_change_no_bit(expected: dict[str, Any], workers: int, threads: int) -> None:
+    found = package.fit(
+        solver="admm", rows=ROWS, columns=COLUMNS, workers=workers, threads_per_worker=threads, memory=10**9
+    )
+    assert same(found) == expected
+    assert (found.workers, found.threads, found.blas_threads) == (workers, workers * threads, 1)
+
+
+@pytest.fixture(scope="module")
+def lab(clusterglm: Any) -> Iterator[dict[str, Any]]:
+    done = clusterglm("up", "local", "--workers", 2, "--name", "lab", "--memory", "1GB", "--json")
+    assert done.returncode == 0, done.stderr
+    yield json.loads(done.stdout)
+    assert clusterglm("down", "lab").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--cluster", "--scheduler", "--scheduler-file"])
+def test_a_running_cluster_gives_the_same_bits(
+    clusterglm: Any, lab: dict[str, Any], expected: dict[str, Any], tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "file.json").write_text(json.dumps({"address": lab["address"]}))
+    where = {"--cluster": "lab", "--scheduler": lab["address"], "--scheduler-file": "file.json"}[option]
+    line = ("fit", "admm", "--rows", "4e4", "--columns", COLUMNS, option, where, "--json", "--quiet")
+    done = clusterglm(*line, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert same(found) == expected
+    assert (found["workers"], found["chunks"]["spread"].keys()) == (2, found["memory"]["worker"].keys())
+    [run] = (tmp_path / "runs").iterdir()
+    assert run.name.endswith("-admm")
+
+
+@pytest.mark.slow
+def test_the_run_folder_is_complete(clusterglm: Any, expected: dict[str, Any], tmp_path: Path) -> None:
+    line = ("fit", "admm", "--rows", "4e4", "--columns", COLUMNS, "--workers", 2, "--memory", "1GB", "--out", "run")
+    eight = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "8")
+    done = clusterglm(*line, cwd=tmp_path, env=eight)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == FILES | PAGES
+    result = json.loads((run / "result.json").read_text())
+    assert set(KEYS.split()) <= result.keys()
+    assert same(result) == expected
+    assert result["blas_threads"] == 1
+    assert result["command"].startswith("clusterglm fit admm --rows 4e4 ")
+    assert set(result["seconds"]) == {"plan", "load", "fit", "report"}
+    assert result["truth"] == Synthetic(ROWS, COLUMNS).truth.tolist()
+    model = json.loads((run / "model.json").read_text())
+    assert model["coefficients"] == result["coefficients"]
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["measured"]["passes"] == result["passes"]
+    history = pq.read_table(run / "history.parquet").to_pydict()
+    assert history["passes"][-1] == result["passes"]
+    assert history["objective"][-1] == result["objective"]
+    tasks = pq.read_table(run / "tasks.parquet")
+    assert len(set(tasks["key"].to_pylist())) == result["tasks"] - result["tasks_dropped"]
+    assert not [page for page in PAGES if re.search(r'<(script|link|img)[^>]+"(https?:)?//', (run / page).read_text())]
+    shown = done.stdout.splitlines()
+    assert shown[0] == f"status      optimal ({result['iterations']} iterations, {result['passes']} passes)"
+    assert [line.split()[0] for line in shown[-COLUMNS:]] == result["feature_names"]
+
+
+PROGRAM = """
+import json, clusterglm
+result = clusterglm.fit(solver="admm", rows=40_000, columns=6, workers=1, memory=10**9, out="run")
+print(json.dumps([type(result).__name__, str(result.folder), result.exit_code, list(result.coefficients)]))
+"""
+
+
+@pytest.mark.slow
+def test_python_gets_what_the_command_writes(expected: dict[str, Any], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == ["Result", "run", 0, expected["coefficients"]]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert same(result) == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_a_fit_that_stops_short_exits_3_with_its_model(shared_client: Any, clusterglm: Any, tmp_path: Path) -> None:
+    where = ("--scheduler", shared_client.scheduler.address)
+    done = clusterglm(
+        "fit", "proximal_gradient", "--rows", 2000, "--max-passes", 4, *where, "--out", "run", cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert done.stdout.startswith("status      max_passes (")
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["status"] == "max_passes"
+
+
+def case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, str, bool]:
+    """Return small data in some layout that numpy allows: X, y, weights, offset, family, intercept."""
+    random = np.random.default_rng(seed)
+    family = ("gaussian", "binomial", "poisson")[seed % 3]
+    p = int(random.integers(1, 6))
+    n = int(random.integers(12 * p, 40 * p + 60))
+    X = random.standard_normal((n, p)) * 10.0 ** random.integers(-1, 2, p)
+    dtype = ("f8", ">f8", "f4", "i4", "i1", "?", ">i2", "f2")[seed % 8]
+    X = (X > 0).astype(dtype) if dtype == "?" else X.astype(dtype)
+    beta = random.standard_normal(p) / (1 + X.astype(float).std(axis=0)) / np.sqrt(p)
+    eta = X.astype(float) @ beta
+    y = {
+        "gaussian": lambda: eta + random.standard_normal(n),
+        "binomial": lambda: random.random(n) < 1 / (1 + np.exp(-eta)),
+        "poisson": lambda: random.poisson(np.exp(np.clip(eta, -5, 5))),
+    }[family]()
+    y = y if family == "gaussian" else y.astype(("i8", "u1", ">f4", "f8")[seed % 4])
+    X = (X, np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], X[::-1][::-1])[seed % 4]
+    X.flags.writeable = seed % 5 != 0
+    weights = random.integers(0, 3, n) if seed % 7 == 0 else None
+    offset = random.random(n) if seed % 4 == 1 else None
+    return X, y, weights, offset, family, seed % 2 == 0
+
+
+def test_three_hundred_small_tables_agree_with_statsmodels() -> None:
+    off = []
+    for seed in range(300):
+        X, y, weights, offset, family, intercept = case(seed)
+        rows = package.from_arrays(X, y, weights, offset, intercept=intercept)
+        found = package.fit(data=rows, solver="newton", family=family, tol=1e-7)
+        design = sm.add_constant(X.astype(float), has_constant="add") if intercept else X.astype(float)
+        kept = ~np.isin([f"x{j}" for j in range(X.shape[1])], found.columns_dropped)
+        design = design[:, np.concatenate([np.ones(int(intercept), bool), kept])]
+        model = sm.GLM(y.astype(float), design, FAMILIES[family](), offset=offset, freq_weights=weights)
+        reference = model.fit(tol=1e-14, maxiter=300)
+        assert found.status in ("optimal", "converged", "no_finite_mle"), seed
+        if found.status == "no_finite_mle":
+            continue
+        ours = found.coefficients[kept] if not intercept else np.append(found.intercept, found.coefficients[kept])
+        if not np.allclose(ours, reference.params, rtol=1e-6, atol=1e-6):
+            off.append((seed, family, ours, reference.params))
+    assert not off

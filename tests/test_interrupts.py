@@ -1,0 +1,107 @@
+"""Signals at any moment of a fit: 130 and nothing left, or 75 and a checkpoint; within 5 s, and no process remains."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+FIT = ("--rows", "1e5", "--workers", 2, "--memory", "1GB", "--tol", "1e-9", "--out", "out")
+STARTING = "starting a local cluster"
+WITHIN = 5.0
+
+
+def when(moment: str, running: Any, steps: Any) -> Callable[[], object]:
+    """Return the condition that a moment of the fit has come."""
+    if moment.startswith("step"):
+        return lambda: steps.reached(int(moment.removeprefix("step")))
+    if moment.endswith((".npz", ".parquet", ".json", ".html")):
+        return lambda: (Path(running.folder) / "out" / moment).exists()
+    return {"worker": running.workers}.get(moment, lambda: moment in running.said)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "group", "again"),
+    [
+        (STARTING, signal.SIGINT, True, 0),
+        (STARTING, signal.SIGTERM, False, 0),
+        ("worker", signal.SIGINT, True, 0),
+        ("worker", signal.SIGHUP, True, 5),
+        ("loading", signal.SIGINT, False, 0),
+        ("checkpoint.npz", signal.SIGINT, True, 0),
+        ("step3", signal.SIGTERM, False, 0),
+        ("step3", signal.SIGINT, True, 5),
+        ("tasks.parquet", signal.SIGHUP, False, 0),
+        ("model.json", signal.SIGINT, True, 5),
+    ],
+)
+def test_a_signal_ends_the_fit(
+    begin: Any, steps: Any, listing: Any, tmp_path: Path, moment: str, number: int, group: bool, again: int
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    environment = steps.env() | {"TMPDIR": str(tmp_path / "tmp")}
+    running = begin("fit", steps.solver("gradient_descent"), *FIT, env=environment)
+    running.until(when(moment, running, steps))
+    since = time.monotonic()
+    running.send(number, group)
+    for _ in range(again):
+        if running.process.poll() is None:
+            running.send(number, group)
+    code = running.ended()
+    assert time.monotonic() - since < WITHIN
+    assert "Traceback" not in running.said
+    assert running.printed == ""
+    saved = (tmp_path / "out" / "checkpoint.npz").exists()
+    assert code == (75 if saved else 130)
+    assert saved or moment not in ("checkpoint.npz", "step3", "tasks.parquet", "model.json")
+    words = f"interrupted: go on with: clusterglm fit {steps.solver('gradient_descent')} --resume out"
+    assert running.said.endswith(f"\n{words if saved else 'interrupted'}\n")
+    left = listing(tmp_path)
+    assert not [name for name in left if name.startswith("tmp/") or "/." in name]
+    assert saved or set(left) == {"tmp"}
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_bits(
+    begin: Any, clusterglm: Any, steps: Any, shared_client: Any, tmp_path: Path
+) -> None:
+    solver, where = steps.solver("admm"), ("--scheduler", shared_client.scheduler.address)
+    fit = ("fit", solver, "--rows", "1e5", *where, "--tol", "1e-4", "--out")
+    running = begin(*fit, "a", env=steps.env(hold=4))
+    running.until(lambda: steps.reached(4))
+    running.send(signal.SIGINT)
+    assert running.ended(5) == 75
+    steps.go()
+    assert clusterglm("fit", solver, "--resume", "a", *where, cwd=tmp_path, env=steps.env()).returncode == 0
+    assert clusterglm(*fit, "b", cwd=tmp_path, env=steps.env()).returncode == 0
+    a, b = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
+    assert (a["resumed"], b["resumed"]) == (True, False)
+    for key in ("coefficients", "objective", "certificate", "passes", "iterations", "status"):
+        assert a[key] == b[key]
+
+
+def test_an_old_run_outlives_an_interrupted_overwrite(begin: Any, listing: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.json").write_text("{}")
+    (tmp_path / "out" / ".notes-of-mine").touch()
+    before = listing(tmp_path)
+    running = begin("fit", "gradient_descent", *FIT, "--overwrite")
+    running.until(lambda: STARTING in running.said)
+    running.send(signal.SIGINT)
+    assert running.ended(5) == 130
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("step", range(25))
+def test_a_signal_after_any_step(begin: Any, steps: Any, step: int, tmp_path: Path) -> None:
+    running = begin("fit", steps.solver("gradient_descent"), *FIT, env=steps.env())
+    running.until(lambda: steps.reached(step))
+    running.send((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[step % 3], group=step % 2 == 0)
+    assert running.ended(WITHIN) == 75
+    assert (tmp_path / "out" / "checkpoint.npz").exists()
