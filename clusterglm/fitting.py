@@ -153,7 +153,12 @@ def _lost(error: Exception, client: Client | None) -> ClusterError | None:
     """Return the error of a fit whose cluster or environment failed it; None for any other."""
     if isinstance(error, ClusterError):
         return error
-    if isinstance(error, ClusterglmError) or client is None or client.status == "running":
+    if isinstance(error, ClusterglmError) or client is None:
+        return None
+    if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # Dask's own words
+        cure = "it cannot read our tasks: install the same versions of clusterglm and its libraries there"
+        return ClusterError("cluster", client.scheduler.address, cure)
+    if client.status == "running":
         return None
     # Whatever was asked of the scheduler when it went: each call has its own words for that.
     return ClusterError("cluster", client.scheduler.address, "the scheduler is gone")

@@ -6,28 +6,28 @@ that need the data opened run on one cluster that all of them share, so a task l
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
 import os
 import pty
 import re
+import resource
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 Clusterglm = Callable[..., subprocess.CompletedProcess[str]]
-EVIL = "import os; open('ran', 'w')"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,51 +50,71 @@ def table(path: Path, n: int = 400, **columns: Any) -> Path:
     content = {"a": a, "b": b, "y": (random.random(n) < 0.5).astype(float), "k": random.poisson(2.0, n).astype(float)}
     content |= {"w": np.ones(n), "o": np.zeros(n)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(content | columns), path)
+    with path.open("wb") as file:  # Arrow opens only paths that are UTF-8
+        pq.write_table(pa.table(content | columns), file)
     return path
 
 
-def at(position: int, value: float, n: int = 400, otherwise: Any = 0.5) -> np.ndarray:
-    column = np.full(n, otherwise, dtype=float)
+def at(position: int, value: float, otherwise: float = 0.5) -> np.ndarray:
+    column = np.full(400, float(otherwise))
     column[position] = value
     return column
 
 
-def binary(n: int = 400) -> np.ndarray:
-    return (np.random.default_rng(5).random(n) < 0.5).astype(float)
+HALF = (np.random.default_rng(5).random(400) < 0.5).astype(float)
+SPLIT = np.array([0.0, 1, 0, 1])
+DAYS = pa.array([10**15] * 400, pa.timestamp("us"))
+WILD = np.geomspace(1e-300, 1e300, 400)
+FAR = np.linspace(-400, 400, 400)
+WHOLE = np.ones(400, np.int32)
 
 
-def one(**columns: Any) -> Callable[[Path], Path]:
-    return lambda folder: table(folder / "t.parquet", **columns)
+def one(n: int = 400, **columns: Any) -> Callable[[Path], Path]:
+    return lambda folder: table(folder / "t.parquet", n, **columns)
 
 
-def several(folder: Path) -> None:
+def several(folder: Path, n: int = 400) -> None:
     for i in range(4):
-        table(folder / "d" / f"part-{i:03}.parquet")
+        table(folder / "d" / f"part-{i:03}.parquet", n)
 
 
-def with_part(i: int, n: int = 400, **columns: Any) -> Callable[[Path], None]:
+def part(i: int, **columns: Any) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         several(folder)
-        table(folder / "d" / f"part-{i:03}.parquet", n, **columns)
+        table(folder / "d" / f"part-{i:03}.parquet", **columns)
 
     return make
 
 
-def cut(name: str, keep: slice) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        several(folder)
-        path = folder / "d" / name
-        path.write_bytes(path.read_bytes()[keep])
-
-    return make
+def cut_short(folder: Path) -> None:
+    several(folder)
+    path = folder / "d" / "part-003.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
 
 
 def broken_page(folder: Path) -> None:
     path = table(folder / "t.parquet", 4000)
     content = bytearray(path.read_bytes())
-    content[40:4000] = bytes(3960)
+    content[4:60] = bytes(56)
     path.write_bytes(bytes(content))
+
+
+def only_y(folder: Path) -> None:
+    pq.write_table(pa.table({"y": HALF}), folder / "t.parquet")
+
+
+def other_files(folder: Path) -> None:
+    (folder / "d").mkdir()
+    for name in ("a.txt", "b.txt", "c.md"):
+        (folder / "d" / name).touch()
+
+
+def pipe(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+
+
+def loop(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
 
 
 def run_in(folder: Path) -> None:
@@ -102,6 +122,7 @@ def run_in(folder: Path) -> None:
     (folder / "run" / "result.json").write_text("{}")
 
 
+STEEP = "--data t.parquet --target k --features a --family poisson --no-intercept"
 T = "--data t.parquet --target y --family binomial --features a,b"
 D = "--data d --target y --family binomial --features a,b"
 ROWS = "--rows 500 --columns 3"
@@ -165,57 +186,83 @@ COMMAND_LINE = [
     Row("80", f"admm {ROWS} --resume a --out b", 2, r"--out \(b\): given together with --resume"),
 ]
 
+F = "--family binomial"
+K = "newton --data t.parquet --target k --features a,b --family poisson"
+
 DATA = [
-    Row("3", "newton --rows 1e11", 2, r"--rows \(1e\+11\): 12\.8 TB of rows, .* of memory on 2 workers: use \d+ such work"),
-    Row("5", f"newton {ROWS} --chunk-rows 1e9 --out run", 0, r"note: --chunk-rows \(1e9\): one chunk of 500 rows$", folder=True),
-    Row("18", f"newton {T}", 5, r"target y \(-1 in t\.parquet, row 18\): binomial takes .*: map -1 to 0$", one(y=at(17, -1, otherwise=1))),
-    Row("18", f"newton {T}", 5, r"target y \(0\.5 in t\.parquet, row 3\): binomial takes", one(y=at(2, 0.5, otherwise=1))),
+    Row("3", "newton --rows 1e11", 2, r"--rows \(1e\+11\): 12\.8 TB of rows, .* GB of memory on 2 workers: use \d+ "),
+    Row("18", f"newton {T}", 5, r"target y \(-1 in t\.parquet, row 18\): .*: map -1 to 0$", one(y=at(17, -1, 1))),
+    Row("18", f"newton {T}", 5, r"target y \(1\.5 in t\.parquet, row 3\): binomial takes ", one(y=at(2, 1.5, 1))),
     Row("18", f"newton {T}", 5, r"target y: only the value 1: nothing to fit$", one(y=np.ones(400))),
-    Row("19", "newton --data t.parquet --target k --features a,b --family poisson", 5,
-        r"target k \(-2 in t\.parquet, row 5\): poisson takes 0 or more$", one(k=at(4, -2, otherwise=1))),
-    Row("19", "newton --data t.parquet --target k --features a,b --family poisson --out run", 0,
-        r"warning: target k: 1 values are not whole: fitted as rates$", one(k=at(4, 0.5, otherwise=1)), True),
-    Row("21", f"newton {D}", 5, r"column b \(nan in part-002\.parquet, row 9\): not finite: drop or fill", with_part(2, b=at(8, np.nan))),
-    Row("21", f"newton {T}", 5, r"column a \(inf in t\.parquet, row 9\): not finite: drop or fill", one(a=at(8, np.inf))),
-    Row("21", f"newton {T}", 5, r"target y \(nan in t\.parquet, row 1\): not finite", one(y=at(0, np.nan, otherwise=1))),
+    Row("19", K, 5, r"target k \(-2 in t\.parquet, row 5\): poisson takes 0 or more$", one(k=at(4, -2, 1))),
+    Row("19", f"{K} --out run", 0, r"warning: target k: 1 values are not whole: ", one(k=at(4, 0.5, 1)), True),
+    Row("21", f"newton {D}", 5, r"column b \(nan in part-002\.parquet, row 9\): not finite", part(2, b=at(8, np.nan))),
+    Row("21", f"newton {T}", 5, r"column a \(inf in t\.parquet, row 9\): not finite: drop or ", one(a=at(8, np.inf))),
+    Row("21", f"newton {T}", 5, r"target y \(nan in t\.parquet, row 1\): not finite: ", one(y=at(0, np.nan, 1))),
     Row("21", f"newton {T} --weights w", 5, r"weights \(nan in t\.parquet, row 1\): not finite", one(w=at(0, np.nan))),
     Row("21", f"newton {T} --offset o", 5, r"offset \(-inf in t\.parquet, row 1\): not finite", one(o=at(0, -np.inf))),
-    Row("23", f"newton {D} --out run", 0, r"note: part-001\.parquet: no rows, skipped$", lambda f: with_part(1, 0)(f), True),
-    Row("23", f"newton {T}", 5, r"--data \(t\.parquet\): no rows$", lambda f: table(f / "t.parquet", 0)),
-    Row("23", f"newton {D}", 5, r"--data \(d\): 2 files, no rows$", lambda f: [table(f / "d" / f"{i}.parquet", 0) for i in "ab"]),
-    Row("24", "newton --data t.parquet --target y --family binomial", 5, r"--data \(t\.parquet\): no columns besides the target y$",
-        lambda f: pq.write_table(pa.table({"y": binary()}), f / "t.parquet")),
-    Row("25", f"newton {T}", 5, r"target y: only|rows \(1\): one row fits any line: add --penalty l2", lambda f: table(f / "t.parquet", 1)),
-    Row("26", f"newton {T} --out run", 0, r"warning: column b \(constant 1\): same as the intercept: coefficient set to 0$", one(b=np.ones(400)), True),
-    Row("27", f"newton {T},w --out run", 0, r"warning: columns w: collinear with earlier ones", one(w=np.arange(400.0), a=2 * np.arange(400.0)), True),
-    Row("28", "newton --data t.parquet --target y --family binomial", 5, r"columns \(\d+\): more than the 6 rows: add --penalty l2",
-        lambda f: table(f / "t.parquet", 6, y=np.array([0, 1, 0, 1, 1, 0.0]), c=np.arange(6.0) ** 2, d=np.arange(6.0) ** 3)),
-    Row("29", f"newton {T} --out run", 3, r"warning: separation by b: coefficients grow without end: add --penalty l2", one(b=2 * binary() - 1), True),
-    Row("30", f"newton {T},day", 5, r"column day \(datetime\): not a number: leave it out with --features", one(day=pa.array([10**15] * 400, pa.timestamp("us")))),
-    Row("31", f"newton {T},c,d,e --out run", 0, "", one(
-        c=np.arange(400) % 7 - 3 == 0, d=(np.arange(400) % 100).astype(np.int8), e=np.random.default_rng(1).random(400).astype(np.float16)), True),
-    Row("32", f"newton {T},id --out run", 0, r"warning: column id \(9007199254740993\): rounded to float64$",
-        one(id=np.arange(400) * 22518 * 10**9 + 2**53 - 22518 * 10**9 * 399 + 1), True),
-    Row("34", f"newton {T}", 5, r"column a \(1e\+300\): its square is not finite: .*rescale", one(a=np.geomspace(1e-300, 1e300, 400))),
-    Row("35", "gradient_descent --data t.parquet --target k --features a --family poisson --no-intercept --max-passes 40 --out run", 3,
-        "", one(a=np.linspace(-400, 400, 400), k=np.exp(np.linspace(0, 30, 400)).round()), True),
-    Row("36", "newton --data t.parquet --target yy --family binomial", 5, r"--target \(yy\): no such column: did you mean y\? One of ", one()),
+    Row("23", f"newton {T}", 5, r"--data \(t\.parquet\): no rows$", one(0)),
+    Row("23", f"newton {D}", 5, r"--data \(d\): 4 files, no rows$", lambda f: several(f, 0)),
+    Row("24", f"newton --data t.parquet --target y {F}", 5, r"--data \(t\.parquet\): no columns besides .* y$", only_y),
+    Row("25", f"newton {T}", 5, r"target y: only the value|rows \(1\): one row fits any line: add", one(1)),
+    Row(
+        "28", f"newton --data t.parquet --target y {F}", 5, r"columns \(6\): more than the 4 rows: add", one(4, y=SPLIT)
+    ),
+    Row(
+        "29",
+        f"newton {T} --out run",
+        3,
+        r"warning: separation by b: .*: add --penalty l2",
+        one(b=2 * HALF - 1, y=HALF),
+        True,
+    ),
+    Row("30", f"newton {T},day", 5, r"column day \(datetime\): not a number: leave it out with", one(day=DAYS)),
+    Row("34", f"newton {T}", 5, r"column a \(1e\+300\): its square is not finite: .*rescale", one(a=WILD)),
+    Row("35", f"gradient_descent {STEEP} --max-passes 4 --out run", 3, "", one(a=FAR, k=np.exp(FAR / 20)), True),
+    Row("36", f"newton --data t.parquet --target yy {F}", 5, r"--target \(yy\): no .* did you mean y\? One of ", one()),
     Row("36", f"newton {T},bb", 5, r"--features \(bb\): no such column: did you mean b\?", one()),
-    Row("37", f"newton {T} --weights w", 5, r"weights \(-0\.5 in t\.parquet, row 3\): weights must be 0 or more$", one(w=at(2, -0.5))),
+    Row(
+        "37", f"newton {T} --weights w", 5, r"weights \(-0\.5 in t\.parquet, row 3\): .* 0 or more$", one(w=at(2, -0.5))
+    ),
     Row("37", f"newton {T} --weights w", 5, r"weights: their sum is 0$", one(w=np.zeros(400))),
-    Row("38", f"newton {T} --out run", 0, "", lambda f: pq.write_table(
-        pq.read_table(table(f / "t.parquet")).select(["w", "y", "b", "a"]), f / "t.parquet", row_group_size=7), True),
     Row("39", f"newton {T}", 5, r"--data \(t\.parquet\): no such file$"),
-    Row("40", f"newton {D}", 5, r"--data \(d\): no .parquet .*3 others: .*\.txt", lambda f: [
-        (f / "d").mkdir(), *((f / "d" / n).touch() for n in ("a.txt", "b.txt", "c.md"))]),
-    Row("41", f"newton {D}", 5, r"part-003\.parquet \(footer\): not readable as parquet: copy it again$", cut("part-003.parquet", slice(0, -9))),
-    Row("41", f"newton {T}", 5, r"t\.parquet \(row groups? .*\): not readable as parquet: copy it again$", broken_page),
-    Row("42", f"newton {D}", 5, r"part-002\.parquet: column b is int32, in part-000\.parquet double: ", with_part(2, b=np.ones(400, np.int32))),
-    Row("49", "newton --data pipe --target y --family binomial", 5, r"--data \(pipe\): not a regular file", lambda f: os.mkfifo(f / "pipe")),
-    Row("49", "newton --data loop --target y --family binomial", 5, r"--data \(loop\): not a regular file", lambda f: (f / "loop").symlink_to("loop")),
-    Row("49", "newton --data /dev/zero --target y --family binomial", 5, r"--data \(/dev/zero\): not a regular file"),
-    Row("50", "newton --data d/*.parquet --target y --family binomial", 5, r"--data \(d/\*\.parquet\): matches 0 files"),
-]  # fmt: skip
+    Row("40", f"newton {D}", 5, r"--data \(d\): no .parquet .*3 others: .*\.txt", other_files),
+    Row("41", f"newton {D}", 5, r"part-003\.parquet \(footer\): not readable as parquet: copy it again$", cut_short),
+    Row("41", f"newton {T}", 5, r"t\.parquet \(row group.*\): not readable as parquet: copy it again$", broken_page),
+    Row(
+        "42", f"newton {D}", 5, r"part-002\.parquet: column b is int32, in part-000\.parquet double: ", part(2, b=WHOLE)
+    ),
+    Row("49", f"newton --data pipe --target y {F}", 5, r"--data \(pipe\): not a regular file", pipe),
+    Row("49", f"newton --data loop --target y {F}", 5, r"--data \(loop\): not a regular file", loop),
+    Row("49", f"newton --data /dev/zero --target y {F}", 5, r"--data \(/dev/zero\): not a regular file"),
+    Row("50", f"newton --data d/*.parquet --target y {F}", 5, r"--data \(d/\*\.parquet\): matches 0 files"),
+]
+
+GOES_ON = {
+    "5": r"^note: --chunk-rows \(1000000000\): one chunk of 1200 rows$",
+    "23": r"^note: part-001\.parquet: no rows, skipped$",
+    "26": r"^warning: column c \(constant 1\): same as the intercept: coefficient set to 0$",
+    "27": r"^warning: columns e.*: collinear with earlier ones: ",
+    "31": "",
+    "32": r"^warning: column id \(9007199254741400\): rounded to float64$",
+    "38": "",
+    "42": "",
+}
+
+
+def all_sorts(folder: Path) -> None:
+    """Write what a fit takes as it is: an empty file, columns in another order and of every width, constant, collinear
+    or above 2^53, in row groups of 7 rows."""
+    random = np.random.default_rng(1)
+    for i in range(4):
+        n = 0 if i == 1 else 400
+        columns: dict[str, Any] = {"c": np.ones(n), "e": np.arange(n) / 400.0, "bool": random.random(n) < 0.5}
+        columns |= {"i8": random.integers(-99, 99, n, np.int8), "f2": random.random(n).astype(np.float16)}
+        columns |= {"id": 2**53 + np.arange(n) + 9, "a": 2 * columns["e"], "b": random.random(n)}
+        path = table(folder / "d" / f"part-{i:03}.parquet", n, **columns)
+        content = pq.read_table(path)
+        names = content.column_names[:: -1 if i else 1]
+        pq.write_table(content.select(names), path, row_group_size=7)
 
 
 def ids(rows: list[Row]) -> list[str]:
@@ -246,35 +293,286 @@ def test_a_wrong_command_line(row: Row, clusterglm: Clusterglm, listing: Any, tm
     assert listing(tmp_path) == before
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    """The cluster on which data are opened."""
-    from clusterglm.clusters.embedded import embedded
-
-    with embedded(2, memory=10**9) as (client, _):
-        yield client
-
-
 def tasks(client: Any) -> int:
     return int(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
 
 
+# Variants that tests/data has too, in one process.
+MORE = {"18b", "21b", "21c", "21d", "21e", "36b", "37b", "49b", "49c"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("row", DATA, ids=ids(DATA))
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=i, marks=pytest.mark.full if i in MORE else ())
+        for i, row in zip(ids(DATA), DATA, strict=True)
+    ],
+)
 def test_wrong_data(
-    row: Row, client: Any, clusterglm: Clusterglm, listing: Any, wait_until: Any, tmp_path: Path
+    row: Row, shared_client: Any, clusterglm: Clusterglm, listing: Any, wait_until: Any, tmp_path: Path
 ) -> None:
     row.make(tmp_path)
     before = listing(tmp_path)
-    where = ["--scheduler", client.scheduler.address]
+    where = ("--scheduler", shared_client.scheduler.address)
     done = clusterglm("fit", *row.line.split(), *where, cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
     check(done, row)
     after = listing(tmp_path)
     assert {name: after.get(name) for name in before} == before
-    new = after.keys() - before.keys()
-    assert {name.partition("/")[0] for name in new} <= ({"run"} if row.folder else {"runs"})
+    assert {name.partition("/")[0] for name in after.keys() - before.keys()} == ({"run"} if row.folder else set())
     if row.folder:
-        result = json.loads((tmp_path / "run" / "result.json").read_text())
-        assert np.isfinite(result["coefficients"]).all()
-        assert all(note in result["notes"] for note in re.findall("^(?:note|warning): .*", done.stderr, re.M))
-    wait_until(lambda: not tasks(client), 10)
+        check_run(tmp_path, done)
+    wait_until(lambda: not tasks(shared_client), 10)
+
+
+def check_run(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert np.isfinite(result["coefficients"]).all()
+    assert all(note in result["notes"] for note in re.findall("^(?:note|warning): .*", done.stderr, re.M))
+
+
+@pytest.fixture(scope="module")
+def gone_on(
+    shared_client: Any, clusterglm: Clusterglm, tmp_path_factory: pytest.TempPathFactory
+) -> subprocess.CompletedProcess[str]:
+    folder = tmp_path_factory.mktemp("all-sorts")
+    all_sorts(folder)
+    line = f"newton --data d --target y {F} --features a,b,c,e,bool,i8,f2,id --chunk-rows 1e9 --out run"
+    done = clusterglm("fit", *line.split(), "--scheduler", shared_client.scheduler.address, cwd=folder)
+    check_run(folder, done)
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", GOES_ON)
+def test_a_fit_goes_on(number: str, gone_on: subprocess.CompletedProcess[str]) -> None:
+    check(gone_on, Row(number, "", 0, GOES_ON[number]))
+
+
+IMPORTS_NOT_NEEDED = {"dask", "distributed", "tornado", "bokeh", "pandas", "pyarrow", "scipy", "sklearn", "rich"}
+
+
+def test_a_refusal_is_fast(tmp_path: Path) -> None:
+    """No heavy library is imported, and the process takes little more than its interpreter and numpy."""
+    line = ["-m", "clusterglm.cli", "fit", "newton", "--penalty", "l1", "--rows", "10"]
+    told = subprocess.run([sys.executable, "-X", "importtime", *line], capture_output=True, text=True, cwd=tmp_path)
+    modules = {m[1].partition(".")[0] for m in re.finditer(r"\| +(\w[\w.]*)$", told.stderr, re.M)}
+    assert "numpy" in modules
+    assert not modules & IMPORTS_NOT_NEEDED
+    spent = []
+    for program in (line, ["-c", "import numpy, typer, typer._adapters"]):
+        best = 9.0
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *program], capture_output=True, cwd=tmp_path)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            best = min(best, after.ru_utime - before.ru_utime)
+        spent.append(best)
+    assert spent[0] - spent[1] < 0.3
+
+
+def powerless() -> None:
+    """Take from root the right to read everything, so that permissions hold for it too."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.slow
+def test_row_43_a_file_that_may_not_be_read(clusterglm: Clusterglm, tmp_path: Path, listing: Any) -> None:
+    several(tmp_path)
+    before = listing(tmp_path)
+    (tmp_path / "d" / "part-002.parquet").chmod(0)
+    local = ("--workers", 1, "--memory", "1GB")
+    done = clusterglm("fit", "newton", *D.split(), *local, cwd=tmp_path, preexec_fn=powerless)
+    check(done, Row("43", "", 4, r"error: part-002\.parquet \(permission denied\): make it readable by user \w+ on "))
+    (tmp_path / "d" / "part-002.parquet").chmod(0o600)
+    assert listing(tmp_path) == before
+
+
+def test_row_45_a_folder_that_may_not_be_written(clusterglm: Clusterglm, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir(mode=0o500)
+    done = clusterglm("fit", "newton", *ROWS.split(), "--out", "d/run", cwd=tmp_path, preexec_fn=powerless)
+    check(done, Row("45", "", 2, r"--out \(d/run\): not writable \(permission denied\)$"))
+
+
+@pytest.mark.slow
+def test_row_44_a_file_that_changes(begin: Any, steps: Any, clusterglm: Clusterglm, tmp_path: Path) -> None:
+    table(tmp_path / "t.parquet")
+    local = ("--workers", 1, "--memory", "1GB")
+    solver = steps.solver("newton")
+    running = begin("fit", solver, *T.split(), *local, "--out", "run", env=steps.env(hold=1))
+    running.until(lambda: steps.reached(1))
+    table(tmp_path / "t.parquet", a=at(3, 4.0))
+    running.workers()[0].kill()
+    steps.go()
+    assert running.ended() == 5
+    changed = r"error: t\.parquet \(changed at \d\d:\d\d:\d\d\): the fit mixes two versions: start again\n$"
+    assert re.search(changed, running.said)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.npz"}
+    done = clusterglm("fit", solver, "--resume", "run", *local, cwd=tmp_path, env=steps.env())
+    check(done, Row("80", "", 2, r"--resume \(run\): made with other data: start again with a new --out$"))
+
+
+@pytest.mark.slow
+def test_row_48_nobody_reads(shared_client: Any, tmp_path: Path) -> None:
+    where = f"--scheduler {shared_client.scheduler.address} --out run"
+    line = f"{sys.executable} -m clusterglm.cli fit proximal_gradient --rows 9000 --max-passes 4 {where}"
+    shell = f"{line} 2>&1 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def record(name: str, **fields: Any) -> None:
+    from clusterglm.clusters.launcher import Record
+    from clusterglm.clusters.registry import Registry, now
+
+    kept = {"target": "local", "workers": 1, "host": socket.gethostname(), "user": os.getuid(), "created": now()}
+    Registry().save(Record(name=name, **(kept | {"state": "up"} | fields)))
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def test_row_54_the_known_names_are_listed(state: Path, clusterglm: Clusterglm) -> None:
+    record("alpha")
+    record("beta")
+    done = clusterglm("fit", "admm", *ROWS.split(), "--cluster", "alpa", cwd=state)
+    check(done, Row("54", "", 2, r"--cluster \(alpa\): not known: did you mean alpha\? One of alpha, beta$"))
+
+
+def test_row_56_a_cluster_that_is_being_taken_down(state: Path, clusterglm: Clusterglm) -> None:
+    from clusterglm.clusters.registry import Registry
+
+    record("alpha", address="tcp://127.0.0.1:9")
+    with Registry().holding("alpha", "down"):
+        done = clusterglm("fit", "admm", *ROWS.split(), "--cluster", "alpha", cwd=state)
+    check(done, Row("56", "", 4, rf"--cluster \(alpha\): being taken down by pid {os.getpid()} on "))
+
+
+def test_row_68_the_record_of_a_dead_scheduler(state: Path, clusterglm: Clusterglm) -> None:
+    record("alpha", address="tcp://127.0.0.1:9")
+    since = time.monotonic()
+    done = clusterglm("fit", "admm", *ROWS.split(), "--cluster", "alpha", cwd=state)
+    assert time.monotonic() - since < 10
+    check(done, Row("68", "", 4, r"--cluster \(alpha\): .*: clusterglm down alpha$"))
+
+
+@pytest.mark.slow
+def test_row_72_other_versions(clusterglm: Clusterglm, tmp_path: Path, wait_until: Any) -> None:
+    old = tmp_path / "old" / "clusterglm-0.0.1.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: clusterglm\nVersion: 0.0.1\n")
+    file = tmp_path / "scheduler.json"
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *options],
+        env={**os.environ, "PYTHONPATH": str(old.parent)},
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(file.exists)
+        where = ("--scheduler-file", file)
+        done = clusterglm("fit", "admm", *ROWS.split(), *where, cwd=tmp_path)
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+    assert (done.returncode, done.stdout) == (4, "")
+    first, *rows = done.stderr.splitlines()
+    cure = "not the same everywhere: install the same versions, or --allow-version-mismatch"
+    assert first == f"error: versions (clusterglm): {cure}"
+    assert [row.split() for row in rows[1:]] == [["here", "0.1.0"], ["scheduler", "0.0.1"]]
+
+
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("NO_COLOR", ""), ("TERM", "xterm")])
+def test_row_78_who_gets_a_line_that_renews_itself(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    from clusterglm.cli.progress import Display
+
+    leader, follower = pty.openpty()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert Display().live == (value == "xterm")
+    os.close(leader)
+
+
+@pytest.mark.slow
+def test_row_78_plain_text_on_a_plain_terminal(shared_client: Any, tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    line = ["fit", "newton", "--rows", "999", "--scheduler", shared_client.scheduler.address, "--out", "schäfer"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"}
+    command = [sys.executable, "-m", "clusterglm.cli", *line]
+    done = subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower, env={**os.environ, **plain})
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # which tells that the other end is closed
+        while piece := os.read(leader, 10_000):
+            shown += piece
+    os.close(leader)
+    assert done.wait() == 0
+    text = shown.replace(b"\r\n", b"\n").decode("ascii")
+    assert "status      optimal" in text
+    assert text.replace("\n", "").isprintable()
+
+
+ODD = [b"a b", b"it's", b'say "x"', b"two\nlines", b"\xff\xfe", "schäfer 雪".encode(), b"-rf", b"$(touch x)", b"%s{0}"]
+
+
+@pytest.mark.slow
+def test_row_79_odd_paths(shared_client: Any, clusterglm: Clusterglm, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"it's\n \xff\xc3\xa4")
+    table(folder / "t.parquet")
+    where = ("--scheduler", shared_client.scheduler.address)
+    line = ("--data", folder / "t.parquet", *T.split()[2:], *where, f"--out={folder / 'run'}")
+    done = clusterglm("fit", "newton", *line, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "run" / "report.html").exists()
+    again = clusterglm("fit", "newton", *line, cwd=tmp_path)
+    check(again, Row("46", "", 2, "--out .*: holds a run: "))
+    assert again.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_row_79_odd_paths_from_python(shared_client: Any, tmp_path: Path, name: bytes) -> None:
+    import clusterglm
+
+    folder = tmp_path / os.fsdecode(name)
+    table(folder / "t.parquet")
+    words = {"target": "y", "family": "binomial", "features": "a,b", "solver": "newton"}
+    assert clusterglm.fit(shared_client, data=folder / "t.parquet", **words).status == "optimal"
+
+
+CANARIES = ["AKIAIOSFODNN7EXAMPLE", "hunter2-canary", "correct-horse"]
+
+
+@pytest.mark.slow
+def test_secrets_in_the_arguments_are_not_repeated(
+    shared_client: Any, clusterglm: Clusterglm, tmp_path: Path, listing: Any
+) -> None:
+    key, password, user = CANARIES
+    table(tmp_path / f"password={password}" / f"{key}.parquet")
+    path = f"password={password}/{key}.parquet"
+    where = ("--scheduler", shared_client.scheduler.address)
+    lines = [
+        ["newton", "--data", path, *T.split()[2:], *where, "--out", "run"],
+        ["newton", "--data", f"s3://{user}:{user}@bucket/{key}", *T.split()[2:], *where],
+        ["newton", "--data", f"nowhere/{path}", *T.split()[2:], *where],
+        [f"token={password}", "--rows", "10"],
+        ["newton", "--rows", "10", "--scheduler", f"tcp://{user}:{user}@127.0.0.1:9"],
+        ["newton", "--rows", "10", "--no-such-option", f"secret={password}"],
+    ]
+    codes = []
+    for line in lines:
+        done = clusterglm("fit", *line, cwd=tmp_path)
+        codes.append(done.returncode)
+        assert not [canary for canary in CANARIES if canary in done.stdout + done.stderr], done.stderr
+    assert codes == [0, 2, 5, 2, 2, 2]
+    public = {name: content for name, content in listing(tmp_path / "run").items() if name != "checkpoint.npz"}
+    assert not [name for name, content in public.items() for c in CANARIES if content and c.encode() in content]

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import clusterglm as package
+
 pytestmark = pytest.mark.slow
 FIT = ("--rows", "1e5", "--workers", 2, "--memory", "1GB", "--tol", "1e-9", "--out", "out")
 STARTING = "starting a local cluster"
@@ -71,18 +73,21 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
     begin: Any, clusterglm: Any, steps: Any, shared_client: Any, tmp_path: Path
 ) -> None:
     solver, where = steps.solver("admm"), ("--scheduler", shared_client.scheduler.address)
-    fit = ("fit", solver, "--rows", "1e5", *where, "--tol", "1e-4", "--out")
-    running = begin(*fit, "a", env=steps.env(hold=4))
+    running = begin("fit", solver, "--rows", "1e5", *where, "--tol", "1e-4", "--out", "run", env=steps.env(hold=4))
     running.until(lambda: steps.reached(4))
     running.send(signal.SIGINT)
-    assert running.ended(5) == 75
+    assert running.ended(WITHIN) == 75
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], len(result["coefficients"])) == ("interrupted", 15)
     steps.go()
-    assert clusterglm("fit", solver, "--resume", "a", *where, cwd=tmp_path, env=steps.env()).returncode == 0
-    assert clusterglm(*fit, "b", cwd=tmp_path, env=steps.env()).returncode == 0
-    a, b = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
-    assert (a["resumed"], b["resumed"]) == (True, False)
-    for key in ("coefficients", "objective", "certificate", "passes", "iterations", "status"):
-        assert a[key] == b[key]
+    done = clusterglm("fit", solver, "--resume", "run", *where, cwd=tmp_path, env=steps.env())
+    assert done.returncode == 0, done.stderr
+    resumed = json.loads((tmp_path / "run" / "result.json").read_text())
+    whole = package.fit(shared_client, solver="admm", rows=1e5, tol=1e-4).as_dict()
+    assert (resumed["resumed"], whole["resumed"]) == (True, False)
+    assert resumed["coefficients"] == whole["coefficients"].tolist()
+    for key in ("objective", "certificate", "passes", "iterations", "status"):
+        assert resumed[key] == whole[key]
 
 
 def test_an_old_run_outlives_an_interrupted_overwrite(begin: Any, listing: Any, tmp_path: Path) -> None:

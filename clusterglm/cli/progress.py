@@ -24,7 +24,8 @@ class Display:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.live = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        plain = os.environ.get("TERM") == "dumb" or "NO_COLOR" in os.environ
+        self.live = not quiet and not plain and sys.stderr.isatty()
         self._shown = -math.inf
         self._first: tuple[float, float] | None = None
         self._pending = False

@@ -146,6 +146,8 @@ def fit(
         cure = "not finite where all coefficients are 0: rescale the target or the offset"
         raise DataError("mean loss", f"{start.objective:g}", cure)
     kept, dropped, dropped_notes = _kept(problem, start, seen, labels, model)
+    if not kept.size:
+        raise DataError("columns", None, "0 in every row: nothing to fit: add --intercept, or name others")
     notes += dropped_notes
     if dropped:
         problem.rows = Columns(rows, kept)

@@ -15,8 +15,10 @@ from clusterglm.glm.algebra import scales, solve
 from clusterglm.glm.penalties import Penalty, soft_threshold
 
 Array = NDArray[np.float64]
+_EPS = float(np.finfo(float).eps)
 _MOST_SWEEPS = 10_000
 _SWEEPS_PER_POLISH = 5
+_MOST_SOLVES = 10
 
 
 def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float = 1e-14) -> Array:
@@ -28,33 +30,44 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
     diagonal = np.diag(H)
     units = scales(H)
     target = tolerance * float(np.max(np.abs(penalty.residual(z, -r)) / units, initial=0.0))
-    for sweep in range(_MOST_SWEEPS):
+    for sweep in range(1, _MOST_SWEEPS):
         for j in np.flatnonzero(diagonal > 0):
             new = soft_threshold(r[j] + diagonal[j] * z[j], penalty.l1[j]) / (diagonal[j] + penalty.l2[j])
             if new != z[j]:
                 r -= H[:, j] * (new - z[j])
                 z[j] = new
-        if np.max(np.abs(penalty.residual(z, -r)) / units) <= target:
+        settled = np.max(np.abs(penalty.residual(z, -r)) / units) <= target
+        if settled or sweep % _SWEEPS_PER_POLISH == 0:
+            z = _polish(H, g, center, penalty, z)
+            r = -(H @ (z - center) + g)
+            rounding = 4 * _EPS * (np.abs(H) @ (np.abs(z) + np.abs(center)) + np.abs(g))
+            if settled or np.all(np.abs(penalty.residual(z, -r)) <= np.maximum(target * units, rounding)):
+                break
+    return z
+
+
+def _polish(H: Array, g: Array, center: Array, penalty: Penalty, z: Array) -> Array:
+    """Return the minimum over the active set with the signs of ``z``, dropping coordinates as their sign would change."""
+    z = z.copy()
+    for _ in range(_MOST_SOLVES):
+        active = np.flatnonzero((z != 0) | (penalty.l1 == 0))
+        signs = np.sign(z[active])
+        H_A = H[np.ix_(active, active)] + np.diag(penalty.l2[active])
+        # Stationarity on the active set A: H_AA z_A + l2 z_A = H_A: c - g_A - l1 sign z_A
+        right = H[active] @ center - g[active] - penalty.l1[active] * signs
+        full, longest = solve(H_A, right), 1.0
+        left = right - H_A @ full
+        slack = 1e-11 * (np.abs(H_A) @ np.abs(full) + np.abs(right))
+        step = full - z[active]
+        if np.any(np.abs(left) > slack):  # H_A is singular, and the model falls along ``left`` until a sign changes
+            step, longest = left / scales(H_A) ** 2, np.inf
+        turns = (penalty.l1[active] > 0) & ((z[active] + step) * signs < 0 if longest == 1 else step * signs < 0)
+        lengths = np.full(len(active), np.inf)
+        lengths[turns] = -z[active][turns] / step[turns]
+        first = float(np.min(lengths, initial=longest))
+        if not np.isfinite(first):
             break
-        if sweep % _SWEEPS_PER_POLISH == _SWEEPS_PER_POLISH - 1:
-            polished = _polish(H, g, center, penalty, z)
-            if polished is not None:
-                return polished
-    polished = _polish(H, g, center, penalty, z)
-    return z if polished is None else polished
-
-
-def _polish(H: Array, g: Array, center: Array, penalty: Penalty, z: Array) -> Array | None:
-    """Solve on the active set with the signs of ``z``; None unless the result is the minimiser."""
-    active = np.flatnonzero((z != 0) | (penalty.l1 == 0))
-    signs = np.sign(z[active]) * penalty.l1[active]
-    # Stationarity on the active set A: H_AA z_A + l2 z_A = H_A: c - g_A - l1 sign z_A
-    right = H[active] @ center - g[active] - signs
-    candidate = np.zeros_like(z)
-    candidate[active] = solve(H[np.ix_(active, active)] + np.diag(penalty.l2[active]), right)
-    if np.any(np.sign(candidate[active]) * penalty.l1[active] != signs):
-        return None
-    gradient = H @ (candidate - center) + g
-    # All coordinates are asked: where H is singular on the active set, the solve may not have a solution.
-    slack = 1e-12 * (np.abs(H) @ (np.abs(candidate) + np.abs(center)) + np.abs(g))
-    return candidate if np.all(np.abs(penalty.residual(candidate, gradient)) <= slack) else None
+        z[active] = full if first == 1 == longest else np.where(lengths == first, 0.0, z[active] + first * step)
+        if first == 1 == longest:
+            break
+    return z

@@ -143,7 +143,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # names of paths need not be UTF-8
     except (pa.ArrowException, OSError, ValueError):
         raise DataError(
             str(path), None, "not readable as parquet: copy the folder again, or run the fit again"
