@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +102,33 @@ def test_an_old_run_outlives_an_interrupted_overwrite(begin: Any, listing: Any, 
     running.send(signal.SIGINT)
     assert running.ended(5) == 130
     assert listing(tmp_path) == before
+
+
+SWALLOWED = """
+import gc, os, signal, time
+from pathlib import Path
+from clusterglm.cli.fit import _one_interruption
+
+def callback(phase, info):
+    if phase == "start" and not hits:
+        hits.append(phase)
+        os.kill(os.getpid(), signal.SIGINT)
+        hits.append(phase)  # the handler raises about here, and nothing gets out of a callback of the collector
+
+hits = []
+try:
+    with _one_interruption(Path("nowhere")):
+        gc.callbacks.append(callback)
+        gc.collect()
+        signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_that_meets_the_garbage_collector_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
 
 @pytest.mark.full

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -140,11 +140,23 @@ def _one_interruption(folder: Path) -> Iterator[None]:
         watch.start()
         raise KeyboardInterrupt
 
+    def swallowed(event: Any) -> None:
+        if event.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(event)
+            return
+        # The signal met a callback of the garbage collector, say, out of which nothing is raised: once more, later.
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     ours = [name for name in signals if signal.getsignal(name) is signal.default_int_handler]  # not under nohup
     for name in ours:
         signal.signal(name, interrupt)
-    yield
+    sys.unraisablehook = swallowed
+    try:
+        yield
+    finally:
+        sys.unraisablehook = sys.__unraisablehook__
     for name in ours:
         signal.signal(name, signal.default_int_handler)
 

@@ -52,6 +52,11 @@ def _columns(v: Array | None, like: Array) -> Array | None:
     return v if v is None or like.ndim == 1 else v[:, None]
 
 
+def _or_nan(total: Array, sums: Array) -> Array:
+    """Return NaN for sums whose loss is not finite: infinities of two signs must not meet in the tree."""
+    return np.where(np.isfinite(total), sums, np.nan)
+
+
 @_quiet
 def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     """Return (sum of w l,): one number, or K of them."""
@@ -68,7 +73,8 @@ def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     w = _columns(block.weights, eta)
     if w is not None:
         values, score = w * values, w * score
-    return values.sum(axis=0), block.X.T @ score
+    total = values.sum(axis=0)
+    return total, _or_nan(total, block.X.T @ score)
 
 
 @_quiet
@@ -80,7 +86,9 @@ def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Ar
         w = block.weights
         values, score, curvature = w * values, w * score, w * curvature
     root = np.sqrt(curvature)[:, None] * block.X
-    return values.sum(), block.X.T @ score, root.T @ root  # one array twice: numpy calls syrk, half of gemm
+    total = values.sum()
+    # One array twice: numpy calls syrk, half of gemm.
+    return total, _or_nan(total, block.X.T @ score), _or_nan(total, root.T @ root)
 
 
 def weight(block: Block) -> float:

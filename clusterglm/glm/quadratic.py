@@ -36,38 +36,42 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
             if new != z[j]:
                 r -= H[:, j] * (new - z[j])
                 z[j] = new
-        settled = np.max(np.abs(penalty.residual(z, -r)) / units) <= target
-        if settled or sweep % _SWEEPS_PER_POLISH == 0:
-            z = _polish(H, g, center, penalty, z)
-            r = -(H @ (z - center) + g)
-            rounding = 4 * _EPS * (np.abs(H) @ (np.abs(z) + np.abs(center)) + np.abs(g))
-            if settled or np.all(np.abs(penalty.residual(z, -r)) <= np.maximum(target * units, rounding)):
-                break
+        left = float(np.max(np.abs(penalty.residual(z, -r)) / units))
+        if left > target and sweep % _SWEEPS_PER_POLISH:
+            continue
+        polished = _polish(H, g, center, penalty, z)
+        gradient = H @ (polished - center) + g
+        residual = np.abs(penalty.residual(polished, gradient))
+        if left <= target:
+            return polished if np.max(residual / units) <= left else z
+        rounding = 4 * _EPS * (np.abs(H) @ (np.abs(polished) + np.abs(center)) + np.abs(g))
+        z, r = polished, -gradient
+        if np.all(residual <= np.maximum(target * units, rounding)):
+            break
     return z
 
 
 def _polish(H: Array, g: Array, center: Array, penalty: Penalty, z: Array) -> Array:
-    """Return the minimum over the active set with the signs of ``z``, dropping coordinates as their sign would change."""
+    """Return the minimum over the active set of ``z``, leaving out every coordinate whose sign is about to change."""
     z = z.copy()
     for _ in range(_MOST_SOLVES):
         active = np.flatnonzero((z != 0) | (penalty.l1 == 0))
-        signs = np.sign(z[active])
+        signs = np.sign(z[active]) * (penalty.l1[active] > 0)
         H_A = H[np.ix_(active, active)] + np.diag(penalty.l2[active])
         # Stationarity on the active set A: H_AA z_A + l2 z_A = H_A: c - g_A - l1 sign z_A
         right = H[active] @ center - g[active] - penalty.l1[active] * signs
         full, longest = solve(H_A, right), 1.0
-        left = right - H_A @ full
-        slack = 1e-11 * (np.abs(H_A) @ np.abs(full) + np.abs(right))
-        step = full - z[active]
-        if np.any(np.abs(left) > slack):  # H_A is singular, and the model falls along ``left`` until a sign changes
+        step, left = full - z[active], right - H_A @ full
+        if np.any(np.abs(left) > 1e-11 * (np.abs(H_A) @ np.abs(full) + np.abs(right))):
+            # H_A is singular, and the model falls along this direction until a sign changes.
             step, longest = left / scales(H_A) ** 2, np.inf
-        turns = (penalty.l1[active] > 0) & ((z[active] + step) * signs < 0 if longest == 1 else step * signs < 0)
+        back = step * signs < 0
         lengths = np.full(len(active), np.inf)
-        lengths[turns] = -z[active][turns] / step[turns]
-        first = float(np.min(lengths, initial=longest))
-        if not np.isfinite(first):
+        lengths[back] = -z[active][back] / step[back]
+        length = float(np.min(lengths, initial=longest))
+        if length == longest:
+            if length == 1:
+                z[active] = full
             break
-        z[active] = full if first == 1 == longest else np.where(lengths == first, 0.0, z[active] + first * step)
-        if first == 1 == longest:
-            break
+        z[active] = np.where(lengths == length, 0.0, z[active] + length * step)
     return z

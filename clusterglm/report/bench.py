@@ -92,7 +92,8 @@ def _deck(found: dict[str, Any]) -> str:
 def _verdict(contenders: list[dict[str, Any]]) -> str:
     near = [c for c in contenders if c["relative_distance"] <= NEAR]
     first = min(near, key=lambda c: c["seconds"]["fit"])
-    text = f"{first['name']} is the first to end within {NEAR:g} of the best objective: {format_duration(first['seconds']['fit'])}"
+    seconds = format_duration(first["seconds"]["fit"])
+    text = f"{first['name']} is the first to end within {NEAR:g} of the best objective: {seconds}"
     others = [c for c in near if c["by"] != first["by"]]
     if others:
         other = min(others, key=lambda c: c["seconds"]["fit"])

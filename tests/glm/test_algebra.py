@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clusterglm.glm.algebra import aliased, definite, inverse_root, largest_eigenvalue, scales, smallest_eigenvalue, solve
+from clusterglm.glm.algebra import (
+    aliased,
+    definite,
+    inverse_root,
+    largest_eigenvalue,
+    scales,
+    smallest_eigenvalue,
+    solve,
+)
 
 
 def gram(n: int = 40, p: int = 5, seed: int = 0) -> np.ndarray:

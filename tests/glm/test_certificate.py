@@ -48,7 +48,15 @@ def assert_true(oracle: Any, best: np.ndarray, beta: np.ndarray, certificate: An
     stale=st.booleans(),
 )
 def test_bounds_hold_at_any_distance_from_the_optimum(
-    make_table: Any, oracle: Any, seed: int, family: str, weights: bool, offset: bool, kind: str, exponent: int, stale: bool
+    make_table: Any,
+    oracle: Any,
+    seed: int,
+    family: str,
+    weights: bool,
+    offset: bool,
+    kind: str,
+    exponent: int,
+    stale: bool,
 ) -> None:
     """Near and far points, with an exact Hessian of the point itself or of another one."""
     random = np.random.default_rng(seed)

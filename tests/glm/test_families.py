@@ -58,7 +58,7 @@ def test_terms_agree_with_a_hundred_digits(name: str) -> None:
             assert np.isfinite(got).all()
             scale = abs(y) * max(1.0, abs(eta)) + abs(eta)
             assert got[0] == pytest.approx(want[0], rel=1e-14 + 3e-16 * abs(eta), abs=4e-16 * scale)
-            rounded = 0.0 if y == 0.0 or name == "binomial" and y == 1.0 else 2e-16 * abs(y)
+            rounded = 0.0 if y == 0.0 or (name == "binomial" and y == 1.0) else 2e-16 * abs(y)
             assert got[1] == pytest.approx(want[1], rel=4e-15, abs=1e-45 + rounded)
             assert got[2] == pytest.approx(want[2], rel=4e-15)
 

@@ -19,9 +19,7 @@ def block(table: Any) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(("name", "weights", "offset"), CASES)
-def test_sums_are_those_of_the_formulas(
-    make_table: Any, terms: Any, name: str, weights: bool, offset: bool
-) -> None:
+def test_sums_are_those_of_the_formulas(make_table: Any, terms: Any, name: str, weights: bool, offset: bool) -> None:
     table, family = make_table(name, 50, 3, weights=weights, offset=offset), FAMILIES[name]
     beta = np.array([0.1, -0.4, 0.3, 0.2])
     total, g, H = 0.0, np.zeros(4), np.zeros((4, 4))
@@ -126,7 +124,9 @@ def test_overlap_sums_the_rows_that_are_still_felt(make_table: Any) -> None:
     table = make_table("binomial", 30, 2, weights=True)
     beta = np.array([1.0, 4.0, -3.0])
     s, h = FAMILIES["binomial"].terms(table.y, table.A @ beta)[1:]
-    for t, got in zip((1e-2, 1e-4), kernels.overlap(block(table), FAMILIES["binomial"], beta, (1e-2, 1e-4)), strict=True):
+    for t, got in zip(
+        (1e-2, 1e-4), kernels.overlap(block(table), FAMILIES["binomial"], beta, (1e-2, 1e-4)), strict=True
+    ):
         felt = (np.maximum(abs(s), h) > t) & (table.w > 0)
         assert 0 < felt.sum() < 30
         np.testing.assert_allclose(got, table.A[felt].T @ table.A[felt])

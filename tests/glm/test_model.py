@@ -69,7 +69,9 @@ def test_strengths() -> None:
         ({"y": (7, -0.5)}, "poisson", r"target y \(-0.5 in row 7\): poisson takes 0 or more"),
     ],
 )
-def test_bad_values_are_named_with_their_place(make_table: Any, change: dict[str, Any], family: str, message: str) -> None:
+def test_bad_values_are_named_with_their_place(
+    make_table: Any, change: dict[str, Any], family: str, message: str
+) -> None:
     table = make_table(family, 40, 2, weights=True, offset=True)
     for name, (*place, value) in change.items():
         getattr(table, name)[tuple(place)] = value
@@ -219,13 +221,17 @@ def test_from_the_largest_strength_on_all_is_exactly_zero_and_just_below_one_ent
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_weights_are_replication_and_their_scale_does_not_matter(make_table: Any, table: Any, family: str, solver: str) -> None:
+def test_weights_are_replication_and_their_scale_does_not_matter(
+    make_table: Any, table: Any, family: str, solver: str
+) -> None:
     t = make_table(family, 150, 3, weights=True, offset=True)
     k = t.weights.astype(int)
     repeated = table(np.repeat(t.A, k, axis=0), np.repeat(t.y, k), None, np.repeat(t.offset, k))
     words = {} if SOLVERS[solver].smooth_only else {"penalty": "l1", "alpha": 0.02}
     weighted = fitted(t, family, solver, **words)
-    np.testing.assert_allclose(weighted.coefficients, fitted(repeated, family, solver, **words).coefficients, atol=1e-10)
+    np.testing.assert_allclose(
+        weighted.coefficients, fitted(repeated, family, solver, **words).coefficients, atol=1e-10
+    )
     t.weights = t.weights * 1e-3
     scaled = fitted(t, family, solver, Limits(Tolerance(1e-11)), **words)
     np.testing.assert_allclose(scaled.coefficients, weighted.coefficients, atol=1e-10)
@@ -295,7 +301,9 @@ def test_lamduh_is_alpha_times_the_weight_and_dask_glms_gaussian_one_is_twice_ou
     lamduh = 8.0
     found = fitted(table, "gaussian", penalty="l1", lamduh=lamduh)
     np.testing.assert_allclose(
-        found.coefficients, fitted(table, "gaussian", penalty="l1", alpha=lamduh / table.w.sum()).coefficients, rtol=1e-12
+        found.coefficients,
+        fitted(table, "gaussian", penalty="l1", alpha=lamduh / table.w.sum()).coefficients,
+        rtol=1e-12,
     )
     r = table.w * (table.y - table.A @ found.coefficients)
     active = found.coefficients != 0

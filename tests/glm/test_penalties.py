@@ -24,7 +24,9 @@ def test_prox_is_the_minimiser(v: float, step: float, l1: float, l2: float) -> N
 
     found = penalty.prox(np.array([v]), step)[0]
     # The objective is convex and smooth on either side of 0: its minimum is 0 or in one of the halves.
-    halves = [minimize_scalar(objective, bounds=b, method="bounded", options={"xatol": 1e-12}).x for b in ((-21, 0), (0, 21))]
+    halves = [
+        minimize_scalar(objective, bounds=b, method="bounded", options={"xatol": 1e-12}).x for b in ((-21, 0), (0, 21))
+    ]
     best = min([0.0, *halves], key=objective)
     assert objective(found) <= objective(best) + 1e-12
     assert found == pytest.approx(best, abs=1e-5)

@@ -23,7 +23,9 @@ def test_every_evaluation_is_one_pass_and_agrees_with_the_oracle(make_table: Any
     truth = oracle(table, "poisson", np.zeros(4), SMOOTH.l2)
     seen: list[int] = []
     rows = table.rows()
-    problem = Problem(rows, FAMILIES["poisson"], SMOOTH, table.w.sum(), on_pass=lambda p: seen.append(p.passes), passes=2)
+    problem = Problem(
+        rows, FAMILIES["poisson"], SMOOTH, table.w.sum(), on_pass=lambda p: seen.append(p.passes), passes=2
+    )
     a, b = np.array([0.1, 0.2, -0.1, 0.3]), np.array([0.0, 0.1, 0.1, 0.0])
     point = problem.at(a, hessian=True)
     g, H = truth.derivatives(a)
@@ -142,7 +144,9 @@ def test_columns_that_are_left_out_have_coefficient_0(make_table: Any) -> None:
     beta = np.array([0.1, 0.2, 0.3])
     for kernel in (kernels.gradient, kernels.hessian):
         for ours, theirs in zip(
-            some.sum(kernel, FAMILIES["binomial"], beta), narrow.rows().sum(kernel, FAMILIES["binomial"], beta), strict=True
+            some.sum(kernel, FAMILIES["binomial"], beta),
+            narrow.rows().sum(kernel, FAMILIES["binomial"], beta),
+            strict=True,
         ):
             np.testing.assert_array_equal(ours, theirs)
     assert (some.rows, some.local_problems) == (150, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,17 @@ from clusterglm.glm.scan import Place, Scan, scan
 
 
 def look(
-    X: np.ndarray, y: np.ndarray, w: np.ndarray | None = None, o: np.ndarray | None = None, cuts: Any = (), family: str = "gaussian"
+    X: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray | None = None,
+    o: np.ndarray | None = None,
+    cuts: Any = (),
+    family: str = "gaussian",
 ) -> Scan:
     """Scan the pieces between ``cuts`` and merge them."""
     edges = [0, *sorted(cuts), len(y)]
     total: Scan | None = None
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         part = slice(a, b)
         piece = SimpleNamespace(
             X=X[part], y=y[part], weights=None if w is None else w[part], offset=None if o is None else o[part], start=a

@@ -73,7 +73,7 @@ def test_an_exact_hessian_is_taken_when_the_first_order_estimate_promises(make_t
     best = oracle(table, "binomial", np.zeros(3), np.zeros(3)).optimum().astype(float)
     rule = rule_of(table)
     problem = rule.trace.problem
-    far = problem.at(best + [0.0, 0.3, -0.3], hessian=True)
+    far = problem.at(best + np.array([0.0, 0.3, -0.3]), hessian=True)
     assert rule(rule.trace(far)) is None
     assert problem.passes == 2  # nothing to prove yet
     assert rule(rule.trace(problem.at(best))) == "optimal"

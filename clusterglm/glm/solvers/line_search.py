@@ -4,6 +4,10 @@
 
 Tseng and Yun (2009), "A coordinate gradient descent method for nonsmooth separable minimization", Math. Prog. 117.
 For a smooth penalty this is Armijo's rule. A trial whose objective is not finite is refused.
+
+Near the optimum objectives differ by rounding alone. There the full step is accepted if the slope at its end is well
+below that at its beginning: Hager and Zhang (2005), "A new conjugate gradient method with guaranteed descent and an
+efficient line search", SIAM J. Optim. 16(1), the approximate Wolfe condition.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ Array = NDArray[np.float64]
 _SUFFICIENT = 1e-4
 _HALVINGS, _PER_PASS = 60, 10
 _ROUNDING = 4 * np.finfo(float).eps
+_NOISE = 1e-10  # relative change of the objective that may be rounding of the sums
 
 
 def halve(
@@ -34,8 +39,12 @@ def halve(
     if not np.isfinite(full).all() or decrease > rounding:
         return None, 0.0
     trial = problem.at(full, hessian)
-    if trial.objective <= ceiling + _SUFFICIENT * decrease + rounding and np.isfinite(trial.gradient).all():
-        return trial, 1.0
+    if np.isfinite(trial.gradient).all():
+        signs = np.where(full == 0, np.sign(point.beta), np.sign(full))
+        end = float((trial.gradient + penalty.l2 * full + penalty.l1 * signs) @ direction)
+        flat = trial.objective <= ceiling + _NOISE * abs(ceiling) and end <= (2 * _SUFFICIENT - 1) * decrease
+        if flat or trial.objective <= ceiling + _SUFFICIENT * decrease + rounding:
+            return trial, 1.0
     for first in range(1, _HALVINGS, _PER_PASS):
         steps = 0.5 ** np.arange(first, first + _PER_PASS)
         values = problem.objectives(point.beta[:, None] + direction[:, None] * steps)

@@ -22,6 +22,7 @@ from clusterglm.glm.trace import StoppingRule, Trace
 
 _LONGER = 1.5  # steps may grow at a restart only: FISTA's rate is for steps that never grow
 _SHORTEST = 1e-18
+_NOISE = 1e-10  # relative change of the loss that may be rounding of the sums
 
 
 def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace: Trace) -> Solution:
@@ -36,10 +37,10 @@ def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace:
             x_new, y_new = problem.at_both(beta, beta + (t - 1) / t_new * (beta - x.beta))
             move = beta - y.beta
             bent = move @ M @ move / (2 * s)
-            if x_new.loss <= y.loss + y.gradient @ move + bent:
+            if x_new.loss <= y.loss + y.gradient @ move + bent + 1e-15 * abs(y.loss):
                 break
-            # Near the optimum losses differ by rounding alone; by convexity this test implies that one.
-            if np.isfinite(x_new.objective) and (x_new.gradient - y.gradient) @ move <= bent:
+            # Near the optimum losses differ by rounding alone; there f bends by half the change of its slope.
+            if bent <= _NOISE * abs(y.loss) and (x_new.gradient - y.gradient) @ move <= 2 * bent:
                 break
             s /= 2
             if s < _SHORTEST:

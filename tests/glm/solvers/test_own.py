@@ -34,7 +34,7 @@ def textbook(problem, start, stop, trace):
 textbook.smooth_only = True
 '''
 
-OWN_KERNEL = '''\
+OWN_KERNEL = """\
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ def one_look(problem, start, stop, trace):
     trace(Point(start.beta, start.loss, start.gradient, start.hessian, start.objective))
     one_look.seen = first, second, y
     return Solution(start, "max_passes")
-'''
+"""
 
 
 def rows_and(make_table: Any, family: str = "gaussian") -> tuple[Any, Any]:
@@ -85,7 +85,7 @@ def test_the_textbooks_gradient_descent_runs(tmp_path: Path, make_table: Any, fa
 def test_a_solvers_own_kernel_runs_through_the_problem(tmp_path: Path, make_table: Any) -> None:
     path = tmp_path / "looks.py"
     path.write_text(OWN_KERNEL)
-    table, rows = rows_and(make_table)
+    _, rows = rows_and(make_table)
     solver = get_solver(f"{path}:one_look")
     result = clusterglm.fit(data=rows, solver=f"{path}:one_look", family="gaussian")
     assert (result.status, result.passes, rows.reads) == ("max_passes", 4, 4)  # scan, start, two of its own

@@ -1,4 +1,4 @@
-"""Every solver on every family and penalty, with and without weights, offset and intercept, against other people's code.
+"""Every solver on every family and penalty, with weights, offset and intercept or without, against other people's code.
 
 Objectives are compared by the oracle of conftest.py, which shares nothing with the package.
 """
@@ -81,7 +81,9 @@ def test_the_default_tolerance_is_reached_in_few_passes(
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("weights", [None, "freq_weights", "var_weights"])
-def test_unpenalised_fits_are_those_of_statsmodels(make_table: Any, solver: str, family: str, weights: str | None) -> None:
+def test_unpenalised_fits_are_those_of_statsmodels(
+    make_table: Any, solver: str, family: str, weights: str | None
+) -> None:
     import statsmodels.api as sm
 
     table = make_table(family, 250, 4, 3, weights=weights is not None, offset=True)
@@ -97,9 +99,7 @@ def test_unpenalised_fits_are_those_of_statsmodels(make_table: Any, solver: str,
 @pytest.mark.parametrize("solver", [name for name, solver in SOLVERS.items() if not solver.smooth_only])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("penalty", ["l1", "l2", "elastic-net"])
-def test_penalised_fits_are_those_of_glum(
-    make_table: Any, oracle: Any, solver: str, family: str, penalty: str
-) -> None:
+def test_penalised_fits_are_those_of_glum(make_table: Any, oracle: Any, solver: str, family: str, penalty: str) -> None:
     from glum import GeneralizedLinearRegressor
 
     table = make_table(family, 250, 5, 4, weights=True, offset=True)
