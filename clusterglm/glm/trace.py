@@ -27,7 +27,7 @@ from clusterglm.glm.problem import Point, Problem, Solution
 Array = NDArray[np.float64]
 _SUSPECT = 15.0  # |beta_j| sd_j beyond which separation is looked for
 _LONG = 32  # iterations without a bound after which it is looked for in any case
-_TAILS = (1e-2, 1e-4, 1e-6)  # score and curvature of rows that a direction of recession may move
+_TAILS = (1e-1, 1e-2, 1e-4, 1e-6)  # score and curvature of rows that a direction of recession may move
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ In the root of the repository, with a virtual environment of its own, because da
 Both get the same embedded cluster (one process a core, one BLAS thread each), hold the rows in its memory before the
 clock starts, and minimise  sum of logistic losses + L1 norm  without intercept. Ours is what `clusterglm fit SOLVER
 --rows N --lamduh 1` runs, with its default tolerance. dask-glm runs with its own defaults but two: `normalize=False`,
-without which it minimises another function, and `--rounds`, a cap on its iterations (its own caps are 250 for ADMM and
-100 for proximal gradient). Its ADMM takes one local problem a chunk; `--chunks` is how many.
+without which it minimises another function, and caps: `--rounds` on its iterations (its own are 250 for ADMM and 100
+for proximal gradient) and `--seconds`. Its ADMM takes one local problem a chunk, and whether its own test ever stops it
+hangs on their number: at 8e6 rows it stopped after 4 rounds on 4 chunks, and not at all on 8. `--chunks` is how many;
+by default as many as Dask itself makes of such an array, and one a core at least.
 
 Objectives are evaluated by `clusterglm.bench.objectives`; the reference is scikit-learn's liblinear or our proximal
 Newton at tight tolerances, whichever found the lower one. Every iterate of dask-glm's is noted on its way (its
-regulariser is asked once an iteration, and its clock is stopped then), so the table also has the seconds after which it
+regulariser is asked once in each, or once a trial of its line search), so the table also has the seconds after which it
 was within 1e-6 of the reference for good.
 """
 
@@ -31,6 +33,7 @@ import numpy as np
 from clusterglm import fit
 from clusterglm.bench import objectives
 from clusterglm.clusters.embedded import embedded
+from clusterglm.clusters.settings import cores
 from clusterglm.data.chunk import block_rows
 from clusterglm.data.synthetic import Synthetic
 from clusterglm.units import parse_count
@@ -63,8 +66,14 @@ def ours(solver: str, source: Synthetic, **options: Any) -> Any:
     return fit(solver=solver, rows=source.rows, columns=source.columns, seed=source.seed, lamduh=1.0, **options)
 
 
-def dask_glm(solver: str, source: Synthetic, chunks: int, rounds: int) -> tuple[float, list[tuple[float, np.ndarray]]]:
-    """Return the seconds of the fit and (seconds, coefficients) of each iterate."""
+class TooLong(Exception):
+    """The seconds that dask-glm may take are over."""
+
+
+def dask_glm(
+    solver: str, source: Synthetic, chunks: int, rounds: int, most_seconds: float
+) -> tuple[list[tuple[float, np.ndarray]], bool]:
+    """Return (seconds, coefficients) of each iterate and of the end, and whether the fit came to its end."""
     import dask
     import dask.array as da
     from dask_glm import algorithms
@@ -78,6 +87,8 @@ def dask_glm(solver: str, source: Synthetic, chunks: int, rounds: int) -> tuple[
         def proximal_operator(self, beta: Any, t: float) -> Any:
             result = super().proximal_operator(beta, t)
             notes.append((time.perf_counter() - began, result))
+            if notes[-1][0] > most_seconds:
+                raise TooLong
             return result
 
     cuts = [8192 * round(i * source.rows / 8192 / chunks) for i in range(chunks)] + [source.rows]
@@ -90,24 +101,31 @@ def dask_glm(solver: str, source: Synthetic, chunks: int, rounds: int) -> tuple[
         X, y = dask.persist(X, y)
         wait([X, y])
         began = time.perf_counter()
-        beta = getattr(algorithms, solver)(X, y, regularizer=Noting(), lamduh=1.0, normalize=False, max_iter=rounds)
-        seconds = time.perf_counter() - began
-        iterates = [(when, np.asarray(value)) for when, value in zip(*_computed(notes), strict=True)]
-    return seconds, [*iterates, (seconds, np.asarray(beta))]
+        finished = True
+        try:
+            beta = getattr(algorithms, solver)(X, y, regularizer=Noting(), lamduh=1.0, normalize=False, max_iter=rounds)
+            notes.append((time.perf_counter() - began, beta))
+        except TooLong:
+            finished = False
+        values = dask.compute(*(value for _, value in notes))
+    return [(when, np.asarray(value)) for (when, _), value in zip(notes, values, strict=True)], finished
 
 
-def _computed(notes: list[tuple[float, Any]]) -> tuple[list[float], list[np.ndarray]]:
-    import dask
+def usual_chunks(source: Synthetic) -> int:
+    """Return how many chunks Dask makes of such an array where it is left to choose, one a core at least."""
+    from dask.array.core import normalize_chunks
 
-    return [when for when, _ in notes], list(dask.compute(*(value for _, value in notes)))
+    made = normalize_chunks(("auto", -1), shape=(source.rows, source.columns), dtype=float)
+    return max(len(made[0]), cores())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="8e6")
     parser.add_argument("--columns", default=15, type=int)
-    parser.add_argument("--chunks", default=4, type=int, help="local problems of dask-glm's ADMM  [default: 4]")
+    parser.add_argument("--chunks", type=int, help="local problems of dask-glm's ADMM  [default: Dask's choice]")
     parser.add_argument("--rounds", default=None, type=int, help="cap on dask-glm's iterations")
+    parser.add_argument("--seconds", default=600.0, type=float, help="cap on dask-glm's seconds  [default: 600]")
     parser.add_argument("--solver", choices=OURS, help="one of the two  [default: both]")
     parser.add_argument("--no-liblinear", action="store_true", help="save the minutes that the second reference takes")
     options = parser.parse_args()
@@ -120,7 +138,9 @@ def main() -> None:
     for solver in [options.solver] if options.solver else OURS:
         result = ours(OURS[solver], source)
         rounds = options.rounds or DEFAULT_ROUNDS[solver]
-        seconds, iterates = dask_glm(solver, source, options.chunks, rounds)
+        chunks = options.chunks or usual_chunks(source)
+        iterates, finished = dask_glm(solver, source, chunks, rounds, options.seconds)
+        seconds = iterates[-1][0]
         shown = iterates[:: max(1, len(iterates) // 100)] + iterates[-1:]
         values = objectives(source, np.column_stack([optimum, result.coefficients, *(b for _, b in shown)]), 1.0)
         best = values[0]
@@ -128,15 +148,17 @@ def main() -> None:
         theirs, mine = distance[2:], result.seconds["fit"]
         print(f"{solver}: load average {os.getloadavg()[0]:.2f}")
         print(f"  clusterglm {OURS[solver]}: {mine:.2f} s, {result.passes} passes, {result.status}, {distance[1]:.1e}")
-        asked = f"{len(iterates) - 1} proximal steps, at most {rounds} iterations allowed"
-        print(f"  dask-glm {solver}: {seconds:.1f} s, {asked}, {theirs[-1]:.1e}")
-        print(f"  ratio of the seconds: {seconds / mine:.0f}")
+        end = f"of at most {rounds} iterations" if finished else "and cut off by --seconds"
+        print(
+            f"  dask-glm {solver}: {seconds:.1f} s on {chunks} chunks, {len(iterates) - finished} steps {end}, {theirs[-1]:.1e}"
+        )
+        print(f"  ratio of the seconds: {'' if finished else 'more than '}{seconds / mine:.1f}")
         far = [i for i, d in enumerate(theirs) if not d <= NEAR]
         if not far:
             print(f"  dask-glm was never farther than {NEAR:g}")
         elif far[-1] + 1 < len(theirs):
             near = shown[far[-1] + 1][0]
-            print(f"  dask-glm was within {NEAR:g} after {near:.1f} s: {near / mine:.0f} times our whole fit")
+            print(f"  dask-glm was within {NEAR:g} after {near:.1f} s: {near / mine:.1f} times our whole fit")
         else:
             print(f"  dask-glm did not come within {NEAR:g}")
         print(flush=True)

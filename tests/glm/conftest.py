@@ -37,7 +37,7 @@ class Table:
     def o(self) -> np.ndarray:
         return np.zeros(len(self.y)) if self.offset is None else self.offset
 
-    def rows(self, block: int = 16, problem: int = 64) -> LocalRows:
+    def rows(self, block: int = 32, problem: int = 64) -> LocalRows:
         """Return the rows in micro-blocks and local problems far smaller than the package's own."""
         chunk = Chunk(np.ascontiguousarray(self.A), self.y, self.weights, self.offset, block_rows=block)
         return LocalRows(chunk, problem, intercept=self.intercept)

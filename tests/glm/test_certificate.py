@@ -37,17 +37,7 @@ def assert_true(oracle: Any, best: np.ndarray, beta: np.ndarray, certificate: An
     assert certificate.gap >= suboptimality
 
 
-@settings(max_examples=60, **QUIET)
-@given(
-    seed=st.integers(0, 10**6),
-    family=st.sampled_from(sorted(FAMILIES)),
-    weights=st.booleans(),
-    offset=st.booleans(),
-    kind=st.sampled_from(["none", "l1", "l2", "elastic-net"]),
-    exponent=st.integers(-6, 6),
-    stale=st.booleans(),
-)
-def test_bounds_hold_at_any_distance_from_the_optimum(
+def bounds_hold(
     make_table: Any,
     oracle: Any,
     seed: int,
@@ -90,15 +80,24 @@ def test_bounds_hold_at_any_distance_from_the_optimum(
     assert applied
 
 
-@settings(max_examples=25, **QUIET)
-@given(
-    seed=st.integers(0, 10**6),
-    family=st.sampled_from(sorted(FAMILIES)),
-    solver=st.sampled_from(sorted(SOLVERS)),
-    penalised=st.booleans(),
-    level=st.sampled_from([0.0, 30.0, 1e3]),
+BOUNDS_HOLD = {
+    "seed": st.integers(0, 10**6),
+    "family": st.sampled_from(sorted(FAMILIES)),
+    "weights": st.booleans(),
+    "offset": st.booleans(),
+    "kind": st.sampled_from(["none", "l1", "l2", "elastic-net"]),
+    "exponent": st.integers(-6, 6),
+    "stale": st.booleans(),
+}
+test_bounds_hold_at_any_distance_from_the_optimum = settings(max_examples=60, **QUIET)(
+    given(**BOUNDS_HOLD)(bounds_hold)
 )
-def test_every_iterate_of_every_solver_is_certified_truly(
+test_bounds_hold_at_any_distance_from_the_optimum_in_2000 = pytest.mark.full(
+    settings(max_examples=2000, **QUIET)(given(**BOUNDS_HOLD)(bounds_hold))
+)
+
+
+def iterates_are_certified(
     make_table: Any, oracle: Any, seed: int, family: str, solver: str, penalised: bool, level: float
 ) -> None:
     """Down to working precision, also where large offsets or columns far from 0 cost digits."""
@@ -119,6 +118,21 @@ def test_every_iterate_of_every_solver_is_certified_truly(
         if np.isfinite(row.certificate.gap):
             dispersion = 2 * row.point.loss if family == "gaussian" else 1.0
             assert_true(truth, best, row.point.beta, row.certificate, dispersion)
+
+
+ITERATES_ARE_CERTIFIED = {
+    "seed": st.integers(0, 10**6),
+    "family": st.sampled_from(sorted(FAMILIES)),
+    "solver": st.sampled_from(sorted(SOLVERS)),
+    "penalised": st.booleans(),
+    "level": st.sampled_from([0.0, 30.0, 1e3]),
+}
+test_every_iterate_of_every_solver_is_certified_truly = settings(max_examples=25, **QUIET)(
+    given(**ITERATES_ARE_CERTIFIED)(iterates_are_certified)
+)
+test_every_iterate_of_every_solver_is_certified_truly_in_800 = pytest.mark.full(
+    settings(max_examples=800, **QUIET)(given(**ITERATES_ARE_CERTIFIED)(iterates_are_certified))
+)
 
 
 def test_near_the_optimum_the_bounds_are_sharp(make_table: Any, oracle: Any) -> None:

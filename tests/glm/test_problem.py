@@ -75,8 +75,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("solver", "penalty", "family"), CASES)
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.full)])
 def test_a_fit_resumed_after_any_pass_has_the_same_bits_and_makes_the_rest_alone(
-    make_table: Any, solver: str, penalty: str, family: str
+    make_table: Any, solver: str, penalty: str, family: str, every: int
 ) -> None:
     table = make_table(family, 150, 3, weights=True, offset=True)
     model = Model(FAMILIES[family], penalty, None if penalty == "none" else 0.02)
@@ -91,7 +92,7 @@ def test_a_fit_resumed_after_any_pass_has_the_same_bits_and_makes_the_rest_alone
     journal = last[0].journal
     assert whole.status == "optimal"
     before = whole.passes - sum(r.passes for r in journal)
-    for k in range(len(journal) + 1):
+    for k in {*range(0, len(journal), every), 1, len(journal) - 1, len(journal)}:
         rows, calls = table.rows(), []
         limits = Limits(on_pass=lambda problem, calls=calls: calls.append(problem.passes))  # type: ignore[misc]
         again = fit(rows, table.names, model, SOLVERS[solver], limits, journal[:k])
