@@ -98,7 +98,10 @@ def embedded(
             # By address: a Client of the cluster waits for its workers, and Ctrl-C would then cancel them half born.
             connecting = pool.submit(Client, cluster.scheduler_address, timeout=limit, loop=runner.loop)
             stack.callback(_close_client, connecting)
-            client = connecting.result()
+            try:
+                client = connecting.result()
+            except OSError as error:  # TimeoutError is one
+                raise _late(0, workers, limit) from error
             _await_workers(client, workers, limit)
             yield client, cluster.scale
         except BaseException:
@@ -112,8 +115,12 @@ def _await_workers(client: Client, workers: int, seconds: float) -> None:
         client.wait_for_workers(workers, timeout=seconds)
     except TimeoutError as error:
         found = len(client.scheduler_info(n_workers=-1)["workers"])
-        cure = "raise start-timeout, or ask for fewer; a Python script must call fit under if __name__ == '__main__'"
-        raise ClusterError("workers", f"{found} of {workers} after {seconds:.0f} s", cure) from error
+        raise _late(found, workers, seconds) from error
+
+
+def _late(found: int, workers: int, seconds: float) -> ClusterError:
+    cure = "raise start-timeout, or ask for fewer; a Python script must call fit under if __name__ == '__main__'"
+    return ClusterError("workers", f"{found} of {workers} after {seconds:.0f} s", cure)
 
 
 @contextlib.contextmanager

@@ -149,9 +149,8 @@ def main() -> None:
         print(f"{solver}: load average {os.getloadavg()[0]:.2f}")
         print(f"  clusterglm {OURS[solver]}: {mine:.2f} s, {result.passes} passes, {result.status}, {distance[1]:.1e}")
         end = f"of at most {rounds} iterations" if finished else "and cut off by --seconds"
-        print(
-            f"  dask-glm {solver}: {seconds:.1f} s on {chunks} chunks, {len(iterates) - finished} steps {end}, {theirs[-1]:.1e}"
-        )
+        steps = f"{len(iterates) - finished} steps {end}"
+        print(f"  dask-glm {solver}: {seconds:.1f} s on {chunks} chunks, {steps}, {theirs[-1]:.1e}")
         print(f"  ratio of the seconds: {'' if finished else 'more than '}{seconds / mine:.1f}")
         far = [i for i, d in enumerate(theirs) if not d <= NEAR]
         if not far:
