@@ -20,10 +20,11 @@ import numpy as np
 
 from clusterglm import config
 from clusterglm.clusters import settings
+from clusterglm.clusters.workers import own_peak
 from clusterglm.data import chunks
 from clusterglm.errors import NOT_CONVERGED, UsageError
 from clusterglm.fitting import Progress, fit
-from clusterglm.peers import PEERS, memory_needed, own_peak, run_peer
+from clusterglm.peers import PEERS, memory_needed, run_peer
 from clusterglm.request import Request
 from clusterglm.run_folder import RunFolder, claim, versions, write_whole
 from clusterglm.units import format_size, parse_count

@@ -178,7 +178,10 @@ def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> R
         raise UsageError("family", None, "needed with rows of your own: gaussian, binomial or poisson")
     if options.get("penalty") is None and options.get("alpha") is None and options.get("lamduh") is None:
         options["penalty"] = "none"
-    request = Request(**{"rows": rows.rows, "columns": width, "intercept": rows.intercept} | options)
+    if options.get("intercept") not in (None, rows.intercept):
+        raise UsageError("intercept", options["intercept"], "the rows say otherwise: give it to from_arrays")
+    own = {"rows": rows.rows, "columns": width, "intercept": rows.intercept, "dtype": str(rows.chunk.X.dtype)}
+    request = Request(**own | {name: value for name, value in options.items() if value is not None})
     started = time.perf_counter()
     with one_blas_thread():
         fitted = _solve(rows, names, request, progress, [], None, "y")

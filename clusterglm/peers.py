@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from clusterglm.clusters.workers import own_peak
 from clusterglm.errors import ClusterError, quoted
 
 if TYPE_CHECKING:
@@ -86,18 +87,6 @@ def run_peer(name: str, source: Synthetic, lamduh: float) -> dict[str, Any]:
         raise ClusterError(f"scikit-learn's {name}", quoted(lines[-1] if lines else code), "failed: --no-peers")
     found: dict[str, Any] = json.loads(lines[-1])
     return found
-
-
-def own_peak() -> int:
-    """Return the peak resident memory of this process in bytes."""
-    import resource
-
-    try:
-        # Not ru_maxrss, which Linux lets a child inherit from the process that started it.
-        with open("/proc/self/status") as status:
-            return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _fit(name: str, source: dict[str, Any], lamduh: float) -> dict[str, Any]:

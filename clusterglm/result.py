@@ -24,7 +24,8 @@ class Result:
 
     ``coefficients`` are in the order of ``feature_names``, in the columns' own units; ``objective`` is the mean loss
     (half the unit deviance) plus the penalty. ``history`` holds one list a column of ``history.parquet``. Sizes in
-    bytes, times in seconds.
+    bytes, times in seconds. ``direction`` (intercept first, where there is one) is the verified direction along which
+    the coefficients grow without end, where the status is ``no_finite_mle``.
     """
 
     solver: str
@@ -62,6 +63,7 @@ class Result:
     seed: int | None
     truth: np.ndarray | None
     truth_error: float | None
+    direction: np.ndarray | None
     columns_dropped: list[str]
     notes: list[str]
     versions: dict[str, str]
@@ -139,6 +141,7 @@ class Result:
             cost=None,
             truth=truth,
             truth_error=None if truth is None else float(np.max(np.abs(fitted.coefficients - truth))),
+            direction=fitted.direction,
             columns_dropped=fitted.dropped,
             notes=notes,
             versions=_versions(),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clusterglm.glm.trace import Iteration
 
 _SECONDS_BETWEEN_LINES = 5.0
+_LONGEST_FORECAST = 86_400.0  # seconds: beyond a day the first steps say nothing
 
 
 class Display:
@@ -77,7 +78,8 @@ class Display:
             return None
         seconds, first = self._first
         rate = math.log(first / error) / (row.seconds - seconds) if row.seconds > seconds else 0.0
-        return math.log(error / 0.01) / rate if rate > 0 else None
+        left = math.log(error / 0.01) / rate if rate > 0 else math.inf
+        return left if left < _LONGEST_FORECAST else None
 
     def _line(self, text: str, keep: bool) -> None:
         if keep:

@@ -61,7 +61,7 @@ def limit_blas(client: Client) -> dict[str, int]:
 
 def peak_memory(client: Client) -> dict[str, int]:
     """Return the peak resident memory of each worker process since its start, in bytes, by address."""
-    return dict(client.run(_peak))
+    return dict(client.run(own_peak))
 
 
 def load(client: Client) -> tuple[int, dict[str, int]]:
@@ -75,12 +75,16 @@ def _tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
 
-def _peak() -> int:
+def own_peak() -> int:
+    """Return the peak resident memory of this process in bytes."""
     import resource
-    import sys
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, kilobytes everywhere else
+    try:
+        # Not ru_maxrss, which Linux lets a child inherit from the process that started it.
+        with open("/proc/self/status") as status:
+            return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _loaded_threads() -> int:
