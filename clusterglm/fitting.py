@@ -19,6 +19,7 @@ from clusterglm.data.rows import LocalRows, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm import model as glm
 from clusterglm.glm.problem import Problem, Recorded
+from clusterglm.glm.scan import Scan, scan
 from clusterglm.glm.trace import Iteration
 from clusterglm.request import Request
 from clusterglm.result import Result
@@ -94,7 +95,7 @@ def fit(
     **options
         The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, weights, offset,
         family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype, chunk_rows, tol, rel_gap,
-        max_passes.
+        max_passes, start.
 
     Raises
     ------
@@ -135,33 +136,35 @@ def fit(
                     progress.phase("starting a local cluster")
                     client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory, timeout))
                 fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command)
-                return fitting.run()
+                try:
+                    return fitting.run()
+                except Exception as error:  # while the client still says how its cluster is
+                    lost = _lost(error, client)
+                    if lost is None:
+                        raise
+                    if run is not None and run.resumable:
+                        lost = ClusterError(lost.what, lost.value, f"{lost.cure}: {_again(request, run)}")
+                    raise lost from error
         except KeyboardInterrupt:
             if run is not None and run.resumable:
                 raise Interrupted("interrupted", None, f"go on with: {_again(request, run)}", resumable=True) from None
             raise Interrupted("interrupted") from None
-        except Exception as error:
-            lost = _lost(error, client)
-            if lost is None:
-                raise
-            if run is not None and run.resumable:
-                lost = ClusterError(lost.what, lost.value, f"{lost.cure}: {_again(request, run)}")
-            raise lost from error
 
 
-def _lost(error: Exception, client: Client | None) -> ClusterError | None:
+def _lost(error: Exception, client: Client) -> ClusterError | None:
     """Return the error of a fit whose cluster or environment failed it; None for any other."""
     if isinstance(error, ClusterError):
         return error
-    if isinstance(error, ClusterglmError) or client is None:
+    if isinstance(error, ClusterglmError):
         return None
+    address = client.scheduler.address if client.scheduler else None  # a closed client has none
     if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # Dask's own words
         cure = "it cannot read our tasks: install the same versions of clusterglm and its libraries there"
-        return ClusterError("cluster", client.scheduler.address, cure)
+        return ClusterError("cluster", address, cure)
     if client.status == "running":
         return None
     # Whatever was asked of the scheduler when it went: each call has its own words for that.
-    return ClusterError("cluster", client.scheduler.address, "the scheduler is gone")
+    return ClusterError("cluster", address, "the scheduler is gone")
 
 
 def _again(request: Request, run: RunFolder) -> str:
@@ -198,15 +201,13 @@ def _solve(
     journal: Sequence[Recorded],
     on_pass: Callable[[Problem], None] | None,
     target: str,
+    seen: Scan | None = None,
 ) -> glm.Fit:
-    null: list[float] = []
+    def tell(row: Iteration, null_objective: float) -> None:
+        progress.iteration(row, null_objective, rows.rows)
 
-    def tell(row: Iteration) -> None:
-        null.append(row.point.objective)
-        progress.iteration(row, null[0], rows.rows)
-
-    limits = glm.Limits(request.tolerance, request.max_passes, on_pass, tell)
-    return glm.fit(rows, names, request.model, request.method, limits, journal, rows.locate, target)
+    limits = glm.Limits(request.tolerance, request.max_passes, request.start, on_pass, tell)
+    return glm.fit(rows, names, request.model, request.method, limits, journal, rows.locate, target, seen)
 
 
 class _Fitting:
@@ -327,11 +328,14 @@ class _Fitting:
             with self.timed("load"):
                 self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks")
                 rows.load()
+                (seen,) = rows.sum(scan, self.request.model.family)  # bad values are refused before anything is fitted
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.request.method.name}")
                 target = self.request.target or "y"
-                fitted = _solve(rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target)
+                fitted = _solve(
+                    rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target, seen
+                )
             self.checkpoint_now()
             if fitted.status == "interrupted" and self.folder is not None:
                 result = Result.of(

@@ -13,7 +13,7 @@ from typing import Any
 
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.families import FAMILIES, Family, get_family
-from clusterglm.glm.model import Model
+from clusterglm.glm.model import STARTS, Model
 from clusterglm.glm.solvers import Solver, get_solver, refuse_kink
 from clusterglm.glm.trace import Tolerance
 from clusterglm.units import parse_count
@@ -55,6 +55,7 @@ class Request:
     tol: float | None = None
     rel_gap: float | None = None
     max_passes: int = 1000
+    start: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("solver", "data"):  # paths may come as Path objects
@@ -116,6 +117,8 @@ class Request:
             raise UsageError("--seed", self.seed, f"must be 0 to {_LARGEST_SEED}")
         if self.dtype not in DTYPES:
             raise unknown("--dtype", self.dtype, DTYPES)
+        if self.start not in STARTS:
+            raise unknown("--start", self.start, STARTS)
         if self.tol is not None and self.rel_gap is not None:
             raise UsageError("--rel-gap", self.rel_gap, "given together with --tol: give one of them")
         for name, value in (("--tol", self.tol), ("--rel-gap", self.rel_gap)):

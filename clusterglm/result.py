@@ -133,7 +133,7 @@ class Result:
             tolerance={"kind": "tol", "value": tolerance.tol}
             if rel_gap is None
             else {"kind": "rel_gap", "value": rel_gap},
-            start="null model",
+            start=fitted.start,
             iterations=len(fitted.iterations),
             passes=fitted.passes,
             bytes=nbytes * fitted.passes,

@@ -218,7 +218,7 @@ def telling(name):
                 time.sleep(0.002)
         trace._on_iteration = on_iteration
         return SOLVERS[name].solve(problem, start, stop, trace)
-    solve.smooth_only = SOLVERS[name].smooth_only
+    solve.smooth_only, solve.ranges = SOLVERS[name].smooth_only, SOLVERS[name].ranges
     return solve
 
 admm, newton, gradient_descent, proximal_gradient = map(

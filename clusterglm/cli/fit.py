@@ -69,6 +69,9 @@ def fit(
         None, metavar="G", help="Instead: certified gap over the null model's objective."
     ),
     max_passes: int | None = typer.Option(None, metavar="N", help="Passes over the data at most.  [default: 1000]"),
+    start: str | None = typer.Option(
+        None, metavar="S", help="Begin at the fit of a sample (auto) or at the null model (null).  [default: auto]"
+    ),
     out: str | None = typer.Option(None, metavar="DIR", help="The run folder.  [default: runs/<date-time>-<solver>]"),
     overwrite: bool = typer.Option(False, help="Replace the run in --out."),
     resume: str | None = typer.Option(None, metavar="DIR", help="Finish the interrupted run in this folder."),

@@ -13,13 +13,17 @@ from threadpoolctl import ThreadpoolController
 from clusterglm.data.tree import Node, push
 
 _GENERATOR_ROWS = 8192  # data/synthetic.py makes rows in blocks of this many; micro-blocks divide it
-_BLOCK_BYTES = 512 * 1024  # what stays in a core's second-level cache
+_MOST_GRAM_COLUMNS = 4000  # of the solvers that form a Gram matrix
+_BLOCK_BYTES = 1048576  # what stays in a core's second-level cache
 
 
 def block_rows(columns: int, itemsize: int) -> int:
-    """Return the rows of a micro-block: a power of two up to 8,192 from the width alone, never from the hardware."""
-    rows = _GENERATOR_ROWS
-    while rows > 16 and rows * columns * itemsize > _BLOCK_BYTES:
+    """Return the rows of a micro-block: a power of two up to 8,192 from the width alone, never from the hardware.
+
+    A block stays in cache, but for columns so many that its Gram matrix would cost more to add up than to form.
+    """
+    rows, fewest = _GENERATOR_ROWS, max(16, 2 * columns if columns <= _MOST_GRAM_COLUMNS else 0)
+    while rows > fewest and rows * columns * itemsize > _BLOCK_BYTES:
         rows //= 2
     return rows
 

@@ -4,6 +4,10 @@ Rows are tasks with a recipe, never scattered data: a lost chunk is made again. 
 a barrier with a limit that runs from the last task that finished; on trouble the round is tried again from the same
 coefficients, under new keys, because Dask blames innocent tasks for the death of a worker and never forgets. What a
 kernel or a loader raises itself is bad data or a bug, and is not tried again.
+
+A pass is one task a worker thread, over all the chunks that lie with it: what the scheduler does for a pass does not
+grow with the number of chunks. When a task has run elsewhere than its chunks lay, or a round had to be tried again,
+the chunks are asked for their places anew.
 """
 
 from __future__ import annotations
@@ -13,12 +17,12 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clusterglm.data.chunk import Chunk, Kernel
 from clusterglm.data.chunks import Plan
 from clusterglm.data.rows import Step, each_in
-from clusterglm.data.tree import fold
+from clusterglm.data.tree import Node, first_block, fold, push
 from clusterglm.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -31,6 +35,13 @@ _ROUND_LIMIT = 150.0  # seconds without any task finishing: above twice the work
 _round_number = itertools.count()
 
 Make = Callable[["Client", Sequence[int], int], "list[Future]"]
+
+
+class Share(NamedTuple):
+    """The chunks, by their indices, that one task works on, and the worker that holds them ("" where nobody knows)."""
+
+    worker: str
+    chunks: tuple[int, ...]
 
 
 class DaskRows:
@@ -70,23 +81,27 @@ class DaskRows:
         self.tasks = 0
         self.troubles: list[str] = []
         self.chunks: list[Future] = []
+        self._shares: list[Share] = []
 
     def load(self) -> DaskRows:
         """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
         self.chunks = self.make(self.client, range(self.plan.chunks), 0)
         self.tasks += len(self.chunks)
-        self._round(_length)
+        self._shares = [Share("", (i,)) for i in range(len(self.chunks))]
+        self._round(_lengths)
+        self._shares = []
         return self
 
     def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
-        parts = self._round(_subtotals, kernel=kernel, args=args)
-        return fold(node for part in parts for node in part)
+        nodes = self._round(_subtotals, kernel=kernel, args=args)
+        return fold(sorted(itertools.chain(*nodes), key=first_block))
 
     def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         size = self.plan.local_rows
         per_chunk = self.plan.chunk_rows // size
-        groups = [list(states[i : i + per_chunk]) for i in range(0, len(states), per_chunk)]
-        parts = self._round(_each, groups, step=step, args=args, problem_rows=size)
+        of_chunk = [list(states[i : i + per_chunk]) for i in range(0, len(states), per_chunk)]
+        found = dict(itertools.chain(*self._round(_each, of_chunk, step=step, args=args, problem_rows=size)))
+        parts = [found[first] for first in sorted(found)]
         return [result for results, _ in parts for result in results], max(reads for _, reads in parts)
 
     def spread(self) -> dict[str, int]:
@@ -101,20 +116,48 @@ class DaskRows:
         self.client.cancel(self.chunks, force=True)
         self.chunks = []
 
-    def _round(self, function: Callable[..., Any], *iterables: Sequence[Any], **words: Any) -> list[Any]:
+    def _round(self, function: Callable[..., Any], of_chunk: Sequence[Any] | None = None, **words: Any) -> list[Any]:
+        """Return ``function(chunks, items, **words)`` of every share, ``items`` being those of its chunks."""
         for attempt in range(_ATTEMPTS):
             futures: list[Future] = []
             try:
+                shares = self._shares = self._shares or self._share_out()
                 prefix = f"{function.__name__.strip('_')}-{next(_round_number)}-{time.time_ns():x}"
-                keys = [f"{prefix}-{i}" for i in range(len(self.chunks))]
-                futures = self.client.map(function, self.chunks, *iterables, **words, key=keys, pure=False)
+                keys = [f"{prefix}-{i}" for i in range(len(shares))]
+                chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
+                items = [None if of_chunk is None else [of_chunk[i] for i in share.chunks] for share in shares]
+                futures = self.client.map(
+                    _on_share, chunks, items, function=function, words=words, key=keys, pure=False
+                )
                 self.tasks += len(futures)
                 self._barrier(futures)
-                return self.client.gather(futures)  # type: ignore[no-any-return]
+                found = self.client.gather(futures)
+                if any(share.worker != where for share, (where, _) in zip(shares, found, strict=True)):
+                    self._shares = []
+                return [result for _, result in found]
             except retried() as error:
                 _raise_own_error(futures, error)
                 self._recover(futures, error, attempt)
         raise ClusterError("cluster", self.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}")
+
+    def _share_out(self) -> list[Share]:
+        """Return the chunks of every worker thread, neighbours together; a chunk that is nowhere is one by itself."""
+        found = self.client.scheduler_info(n_workers=-1).get("workers", {})  # a scheduler that is gone tells nothing
+        threads = {address: worker["nthreads"] for address, worker in found.items()}
+        held = self.client.who_has(self.chunks)
+        of_worker: dict[str, list[int]] = {}
+        shares = []
+        for i, chunk in enumerate(self.chunks):
+            places = sorted(held.get(chunk.key, ()))
+            if places and places[0] in threads:
+                of_worker.setdefault(places[0], []).append(i)
+            else:
+                shares.append(Share("", (i,)))
+        for address, chunks in of_worker.items():
+            count = min(threads[address], len(chunks))
+            cuts = [k * len(chunks) // count for k in range(count + 1)]
+            shares += [Share(address, tuple(chunks[a:b])) for a, b in itertools.pairwise(cuts)]
+        return shares
 
     def _barrier(self, futures: list[Future]) -> None:
         """Wait for all; raise TimeoutError when nothing has finished for ``limit`` seconds, or nothing ever will."""
@@ -151,6 +194,7 @@ class DaskRows:
             # A client reconnects by itself only where it was told to; its scheduler is gone for good here.
             raise ClusterError("cluster", self.address, "the scheduler is gone") from error
         self.client.cancel(futures, force=True)
+        self._shares = []
         time.sleep(min(0.1 * 2**attempt, _LONGEST_BACK_OFF))
         lost = [i for i, chunk in enumerate(self.chunks) if chunk.status not in ("finished", "pending")]
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -166,7 +210,7 @@ class DaskRows:
 def retried() -> tuple[type[BaseException], ...]:
     """Return the classes of errors that tell of the cluster, not of the data."""
     from distributed import KilledWorker
-    from distributed.client import ClosedClientError, FutureCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
     from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
     return (
@@ -174,6 +218,7 @@ def retried() -> tuple[type[BaseException], ...]:
         NoWorkerError,
         NoValidWorkerError,
         FutureCancelledError,
+        FuturesCancelledError,
         ClosedClientError,
         TimeoutError,
         asyncio.TimeoutError,
@@ -193,18 +238,34 @@ def _raise_own_error(futures: list[Future], error: BaseException) -> None:
             raise error
 
 
-def _length(chunk: Chunk) -> int:
-    return len(chunk)
+def _on_share(
+    chunks: list[Chunk], items: list[Any] | None, function: Callable[..., Any], words: dict[str, Any]
+) -> tuple[str, Any]:
+    """Return where this runs, and what ``function`` makes of the chunks."""
+    from distributed import get_worker
+
+    return get_worker().address, function(chunks, items, **words)
 
 
-def _subtotals(chunk: Chunk, kernel: Kernel, args: tuple[Any, ...]) -> list[Any]:
-    return chunk.subtotals(kernel, args)
+def _lengths(chunks: list[Chunk], _: None) -> list[int]:
+    return [len(chunk) for chunk in chunks]
+
+
+def _subtotals(chunks: list[Chunk], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
+    nodes: list[Node] = []
+    for chunk in chunks:
+        for node in chunk.subtotals(kernel, args):
+            push(nodes, node)
+    return nodes
 
 
 def _each(
-    chunk: Chunk, states: list[Any], step: Step, args: tuple[Any, ...], problem_rows: int
-) -> tuple[list[Any], int]:
-    return each_in(chunk, step, states, args, problem_rows)
+    chunks: list[Chunk], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
+) -> list[tuple[int, tuple[list[Any], int]]]:
+    """Return (first row, (results, reads)) of every chunk."""
+    return [
+        (chunk.start, each_in(chunk, step, own, args, problem_rows)) for chunk, own in zip(chunks, states, strict=True)
+    ]
 
 
 def spread_evenly(

@@ -28,6 +28,12 @@ def push(stack: list[Node], node: Node) -> None:
     stack.append((level, index, total))
 
 
+def first_block(node: Node) -> int:
+    """Return the index of the first micro-block below ``node``: what orders nodes by rows."""
+    level, index, _ = node
+    return index << level
+
+
 def fold(nodes: Iterable[Node]) -> Total:
     """Return the sum over all nodes, given in row order and covering the data without a gap.
 

@@ -30,7 +30,7 @@ def xlogx(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Family:
-    """One exponential family with its canonical link. ``y`` and ``eta`` are float64 arrays of one shape."""
+    """One exponential family with its canonical link. ``y`` is (m,), ``eta`` (m,) or (K, m), both float64."""
 
     name: ClassVar[str]
     link: ClassVar[str]
@@ -93,10 +93,11 @@ class Binomial(Family):
         e = np.exp(-np.abs(eta))
         tail = 1.0 / (1.0 + e)  # sigmoid(|eta|)
         rest = e * tail  # mu where eta < 0, else 1 - mu: mu - 1 would lose the digits that tell separation
-        loss = np.maximum(eta, 0.0) - y * eta + np.log1p(e)
+        side = ~np.signbit(eta) - y  # 1 - y where eta >= 0, else -y
+        loss = side * eta + np.log1p(e)
         if ((y > 0) & (y < 1)).any():
             loss = np.maximum(loss + xlogx(y) + xlogx(1 - y), 0.0)
-        return loss, np.where(eta >= 0, (1.0 - y) - rest, rest - y), rest * tail
+        return loss, side - np.copysign(rest, eta), rest * tail
 
     def mean(self, eta: Array) -> Array:
         e = np.exp(-np.abs(eta))

@@ -4,7 +4,8 @@ Kernels are pure, and their results are added entry by entry along the tree of t
 may be a number, an array, or anything with a ``+`` (``Extremes`` and ``Scan`` below). A block stays in cache while its
 kernel runs: X is read from memory once for loss, gradient and Hessian together. This is the file to make fast.
 
-Shapes: block.X (m, p) with a leading column of ones for an intercept; beta (p,), or (p, K) for K candidates at once.
+Shapes: block.X (m, p) with a leading column of ones for an intercept; beta (p,), or (p, K) for K candidates at once,
+whose elementwise terms are (K, m).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from clusterglm.glm.families import Family
 Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
 _quiet = np.errstate(over="ignore", invalid="ignore")
+_NARROW = 24  # columns up to which gemm is faster than syrk (measured, OpenBLAS 0.3)
+_SCRATCH_BYTES = 240 * 1024  # scaled rows that stay in the second-level cache beside their block
 
 
 class Block(Protocol):
@@ -38,67 +41,79 @@ class Block(Protocol):
     def start(self) -> int: ...
 
 
+class Piece(NamedTuple):
+    """A block of rows put together by the engine itself."""
+
+    X: Array
+    y: Array
+    weights: Array | None
+    offset: Array | None
+    start: int
+
+
 def predictor(block: Block, beta: Array) -> Array:
-    """Return eta = offset + X beta, (m,) or (m, K); 0 in rows of weight 0, whose loss may not be finite elsewhere."""
-    eta: Array = block.X @ beta
+    """Return eta = offset + X beta, (m,) or (K, m); 0 in rows of weight 0, whose loss may not be finite elsewhere."""
+    # One candidate a row: elementwise functions then run along the rows, where numpy has vector instructions.
+    eta: Array = block.X @ beta if beta.ndim == 1 else beta.T @ block.X.T
     if block.offset is not None:
-        eta += block.offset if eta.ndim == 1 else block.offset[:, None]
+        eta += block.offset
     if block.weights is not None:
-        eta[block.weights == 0] = 0.0
+        eta[..., block.weights == 0] = 0.0
     return eta
-
-
-def _columns(v: Array | None, like: Array) -> Array | None:
-    return v if v is None or like.ndim == 1 else v[:, None]
 
 
 def _or_nan(total: Array, sums: Array) -> Array:
     """Return NaN for sums whose loss is not finite: infinities of two signs must not meet in the tree."""
-    return np.where(np.isfinite(total), sums, np.nan)
+    return sums if np.isfinite(total).all() else np.where(np.isfinite(total), sums, np.nan)
 
 
 @_quiet
 def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     """Return (sum of w l,): one number, or K of them."""
-    eta = predictor(block, beta)
-    values = family.loss(_columns(block.y, eta), eta)  # type: ignore[arg-type]
-    return (values.sum(axis=0) if block.weights is None else block.weights @ values,)
+    values = family.loss(block.y, predictor(block, beta))
+    return (values.sum(axis=-1) if block.weights is None else values @ block.weights,)
 
 
 @_quiet
 def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     """Return (sum of w l, X'(w s)): a number and (p,), or (K,) and (p, K)."""
-    eta = predictor(block, beta)
-    values, score, _ = family.terms(_columns(block.y, eta), eta)  # type: ignore[arg-type]
-    w = _columns(block.weights, eta)
-    if w is not None:
-        values, score = w * values, w * score
-    total = values.sum(axis=0)
-    return total, _or_nan(total, block.X.T @ score)
+    values, score, _ = family.terms(block.y, predictor(block, beta))
+    if block.weights is not None:
+        values, score = block.weights * values, block.weights * score
+    total = values.sum(axis=-1)
+    return total, _or_nan(total, (score @ block.X).T)
 
 
 @_quiet
 def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), X' diag(w h) X)."""
-    eta = predictor(block, beta)
-    values, score, curvature = family.terms(block.y, eta)
+    values, score, curvature = family.terms(block.y, predictor(block, beta))
     if block.weights is not None:
         w = block.weights
         values, score, curvature = w * values, w * score, w * curvature
-    root = np.sqrt(curvature)[:, None] * block.X
     total = values.sum()
-    # One array twice: numpy calls syrk, half of gemm.
-    return total, _or_nan(total, block.X.T @ score), _or_nan(total, root.T @ root)
+    return total, _or_nan(total, score @ block.X), _or_nan(total, gram(block.X, curvature))
 
 
-def weight(block: Block) -> float:
-    """Return the sum of the rows' weights: their number where they have none."""
-    return float(len(block.y)) if block.weights is None else float(block.weights.sum())
+def gram(X: Array, h: Array) -> Array:
+    """Return X' diag(h) X, (p, p), symmetric to the bit; ``h`` (m,), 0 or more."""
+    p = X.shape[1]
+    if p > _NARROW:
+        root = np.sqrt(h)[:, None] * X
+        return root.T @ root  # one array twice: numpy calls syrk, half of gemm
+    # For few columns BLAS spends more on gathering a triangle than on the other half.
+    H = np.zeros((p, p))
+    size = _SCRATCH_BYTES // (8 * p)
+    for i in range(0, len(X), size):
+        rows = X[i : i + size]
+        H += rows.T @ (h[i : i + size, None] * rows)
+    return (H + H.T) / 2
 
 
-def consensus(block: Block, family: Family, local: Array, shared: Array) -> tuple[Any, ...]:
-    """Return loss, gradient, Hessian at ``local``, loss and gradient at ``shared``, and the weight, from one read."""
-    return (*hessian(block, family, local), *gradient(block, family, shared), weight(block))
+def weighed(block: Block, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]:
+    """Return the sums of ``kernel``, and the sum of the rows' weights: their number where they have none."""
+    weight = float(len(block.y)) if block.weights is None else float(block.weights.sum())
+    return (*kernel(block, *args), weight)
 
 
 @_quiet
@@ -157,15 +172,7 @@ def margins(block: Block, family: Family, directions: Array) -> tuple[Extremes]:
     return (Extremes(np.stack([violation.max(axis=0, initial=-np.inf), np.abs(t).max(axis=0, initial=0.0)])),)
 
 
-class _Narrow(NamedTuple):
-    X: Array
-    y: Array
-    weights: Array | None
-    offset: Array | None
-    start: int
-
-
 def on_columns(block: Block, columns: NDArray[np.intp], kernel: Callable[..., Any], *args: Any) -> Any:
     """Return ``kernel`` on the same rows with these columns alone."""
     narrow = np.ascontiguousarray(block.X[:, columns])
-    return kernel(_Narrow(narrow, block.y, block.weights, block.offset, block.start), *args)
+    return kernel(Piece(narrow, block.y, block.weights, block.offset, block.start), *args)

@@ -1,6 +1,7 @@
 """From rows and a description of the model to a certified fit, in one process and without a cluster.
 
-    scan -> refuse what cannot be fitted -> null model -> first Hessian -> leave out aliased columns -> solver -> status
+    scan -> refuse what cannot be fitted -> start: a fit on a sample, or the null model -> first Hessian
+         -> leave out aliased columns -> solver -> status
 
 The rows may be anywhere: they are asked for sums only.
 """
@@ -8,7 +9,7 @@ The rows may be anywhere: they are asked for sums only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,14 @@ from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.families import FAMILIES, Family
 from clusterglm.glm.penalties import PENALTIES, elastic_net
 from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows, Solution
+from clusterglm.glm.sample import SampleRows, draw, sample_rows
 from clusterglm.glm.scan import Place, Scan, scan
-from clusterglm.glm.solvers import MOST_COLUMNS, Solver
+from clusterglm.glm.solvers import MOST_COLUMNS, SOLVERS, Solver
 from clusterglm.glm.trace import Iteration, StoppingRule, Tolerance, Trace
 
 Array = NDArray[np.float64]
 _MOST_NULL_STEPS = 30
+STARTS = ("auto", "null")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Fit:
     status: str
     objective: float
     null_objective: float
+    start: str
     alpha: float
     weight: float
     certificate: Certificate
@@ -96,12 +100,17 @@ class Fit:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop, and what to tell on the way: ``on_pass`` after every new pass, ``on_iteration`` after each step."""
+    """Where to start, when to stop, and what to tell on the way.
+
+    ``start`` is one of ``STARTS``: ``auto`` draws a sample where the rows are enough for one. ``on_pass`` is called
+    after every new pass, ``on_iteration`` after each step with its row and the objective of the null model.
+    """
 
     tolerance: Tolerance = field(default_factory=Tolerance)
     max_passes: int = 1000
+    start: str = "auto"
     on_pass: Callable[[Problem], None] | None = None
-    on_iteration: Callable[[Iteration], None] | None = None
+    on_iteration: Callable[[Iteration, float], None] | None = None
 
 
 def fit(
@@ -113,8 +122,11 @@ def fit(
     journal: Sequence[Recorded] = (),
     locate: Callable[[int], str] = "row {}".format,
     target: str = "y",
+    seen: Scan | None = None,
 ) -> Fit:
     """Fit ``model`` on ``rows``, whose columns are ``names``, after a leading column of ones for an intercept.
+
+    ``seen`` is the scan of these rows, where whoever loaded them has made it.
 
     Ctrl-C ends the fit at its last iterate, with status ``interrupted``.
 
@@ -125,7 +137,8 @@ def fit(
     """
     limits = limits or Limits()
     family, first = model.family, int(model.intercept)
-    (seen,) = rows.sum(scan, family)
+    if seen is None:
+        (seen,) = rows.sum(scan, family)
     labels = ["intercept"] * first + list(names)
     notes = refuse(seen, labels, model, locate, target)
     if len(labels) > MOST_COLUMNS:
@@ -137,11 +150,14 @@ def fit(
     sd = np.where(seen.deviation > 0, seen.deviation, 1.0)
     alpha = model.strength(seen.weight)
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
+    begin, began = np.zeros(len(labels)), "null model"
+    begin[:first] = level
+    if limits.start != "null" and (count := sample_rows(rows.rows, len(labels))):
+        begin, began = sample_start(rows, names, model, alpha, count) or (begin, began)
+        extra += 1
 
     problem = Problem(rows, family, penalty, seen.weight, journal, limits.on_pass, passes=1 + extra)
-    beta = np.zeros(len(labels))
-    beta[:first] = level
-    start = problem.at(beta, hessian=True)
+    start = problem.at(begin, hessian=True, ranges=solver.ranges)
     if not np.isfinite(start.objective):
         cure = "not finite where all coefficients are 0: rescale the target or the offset"
         raise DataError("mean loss", f"{start.objective:g}", cure)
@@ -152,14 +168,19 @@ def fit(
     if dropped:
         problem.rows = Columns(rows, kept)
         problem.penalty = penalty.take(kept)
-        start = _restrict(start, kept, problem)
+        if begin[dropped].any():
+            start = problem.at(begin[kept], hessian=True, ranges=solver.ranges)
+        else:
+            start = _restrict(start, kept, problem)
+    null_objective = start.objective if began == "null model" else null_loss(rows, model, seen, level)
 
     largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
     certifier = Certifier(problem, largest[kept], seen.largest_offset)
     certifier(start)  # whose Hessian then serves solvers that trace no point with one
-    trace = Trace(problem, certifier, limits.on_iteration)
+    told = limits.on_iteration
+    trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)))
     varying = np.where(seen.constant, 0.0, seen.deviation)
-    stop = StoppingRule(trace, limits.tolerance, start.objective, limits.max_passes, varying[kept])
+    stop = StoppingRule(trace, limits.tolerance, null_objective, limits.max_passes, varying[kept])
     try:
         solution = solver.solve(problem, start, stop, trace)
         status = stop.settle(solution)
@@ -181,7 +202,8 @@ def fit(
         intercept=float(full[0]) if first else None,
         status=status,
         objective=solution.point.objective,
-        null_objective=start.objective,
+        null_objective=null_objective,
+        start=began,
         alpha=alpha,
         weight=seen.weight,
         certificate=trace.iterations[-1].certificate,
@@ -267,6 +289,39 @@ def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
     return float(level), passes
 
 
+def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> float:
+    """Return the mean loss of the model with nothing but an intercept: one pass where there is an offset, else none.
+
+    With a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) - l(0, 0).
+    """
+    if seen.largest_offset > 0:
+        return float(rows.sum(kernels.intercept_terms, model.family, level)[0]) / seen.weight
+    at_zero = model.family.loss(np.zeros(2), np.array([level, 0.0]))
+    return (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
+
+
+def sample_start(rows: Rows, names: Sequence[str], model: Model, alpha: float, count: int) -> tuple[Array, str] | None:
+    """Return the coefficients of a fit on about ``count`` drawn rows, and a name for it; None where it has no answer.
+
+    One pass. The sample is fitted to a hundredth of its own distance from the optimum of all rows.
+    """
+    (drawn,) = rows.sum(draw, count / rows.rows)
+    sample = SampleRows(drawn)
+    if not sample.rows:
+        return None
+    near = Limits(Tolerance(rel_gap=1e-2 * (len(names) + 1) / sample.rows), start="null")
+    try:
+        found = fit(sample, names, replace(model, alpha=alpha, lamduh=None), SOLVERS["proximal_newton"], near)
+    except DataError:  # one class only, say, of one that is rare
+        return None
+    if found.status == "interrupted":
+        raise KeyboardInterrupt
+    if found.status not in ("optimal", "converged"):
+        return None
+    beta = found.coefficients if found.intercept is None else np.append(found.intercept, found.coefficients)
+    return beta, f"fit on {sample.rows} sampled rows"
+
+
 def _kept(
     problem: Problem, start: Point, seen: Scan, labels: Sequence[str], model: Model
 ) -> tuple[NDArray[np.intp], list[int], list[str]]:
@@ -301,7 +356,8 @@ def _kept(
 def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
     beta = start.beta[kept]
     H = start.hessian[np.ix_(kept, kept)]  # type: ignore[index]
-    return Point(beta, start.loss, start.gradient[kept], H, start.loss + problem.penalty.value(beta))
+    parts = None if start.parts is None else start.parts.take(kept)
+    return Point(beta, start.loss, start.gradient[kept], H, start.loss + problem.penalty.value(beta), parts)
 
 
 def _separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:

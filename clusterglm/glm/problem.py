@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,14 +38,37 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
+class Ranges:
+    """The local problems' shares of a point: weight W_c / W (N,), gradient (N, p), Hessian (N, p, p) or None."""
+
+    weight: Array
+    gradient: Array
+    hessian: Array | None
+
+    def take(self, columns: NDArray[np.intp]) -> Ranges:
+        H = None if self.hessian is None else self.hessian[:, columns[:, None], columns]
+        return Ranges(self.weight, self.gradient[:, columns], H)
+
+
+@dataclass(frozen=True)
 class Point:
-    """Coefficients and what a pass found there: mean loss f, its gradient (p,) and Hessian (p, p) or None, P."""
+    """Coefficients and what a pass found there: mean loss f, its gradient (p,) and Hessian (p, p) or None, P.
+
+    ``parts`` are the local problems' shares, where they were asked for.
+    """
 
     beta: Array
     loss: float
     gradient: Array
     hessian: Array | None
     objective: float
+    parts: Ranges | None = None
+
+    @property
+    def ranges(self) -> Ranges:
+        """The local problems' shares of a point that was asked for them."""
+        assert self.parts is not None
+        return self.parts
 
 
 @dataclass(frozen=True)
@@ -125,11 +148,19 @@ class Problem:
 
         return self._pass(_digest(step, (*states, *args)), run)
 
-    def at(self, beta: Array, hessian: bool = False) -> Point:
-        """Return loss and gradient, with the Hessian if asked for, at ``beta`` (p,): one pass."""
+    def at(self, beta: Array, hessian: bool = False, ranges: bool = False) -> Point:
+        """Return loss and gradient at ``beta`` (p,), with the Hessian and the local problems' shares if asked for.
+
+        One pass.
+        """
         kernel = kernels.hessian if hessian else kernels.gradient
-        total, *sums = self.sum(kernel, self.family, beta)
-        return self.point(beta, total, *sums)
+        if not ranges:
+            total, *sums = self.sum(kernel, self.family, beta)
+            return self.point(beta, total, *sums)
+        losses, *sums, weights = self.each(_range_sums, [None] * self.local_problems, kernel, self.family, beta)
+        gradient, H = (s / self.weight for s in sums) if hessian else (sums[0] / self.weight, None)
+        parts = Ranges(weights / self.weight, gradient, H)
+        return replace(self.point(beta, losses.sum(), *(s.sum(axis=0) for s in sums)), parts=parts)
 
     def at_both(self, first: Array, second: Array) -> tuple[Point, Point]:
         """Return loss and gradient at two points, in one pass."""
@@ -164,6 +195,10 @@ class Problem:
         if not self._recorded and self._on_pass is not None:
             self._on_pass(self)
         return record.total
+
+
+def _range_sums(rows: Rows, _: None, kernel: Callable[..., Any], family: Family, beta: Array) -> tuple[Any, ...]:
+    return rows.sum(kernels.weighed, kernel, family, beta)
 
 
 def _digest(function: Callable[..., Any], args: Sequence[Any]) -> str:

@@ -23,7 +23,17 @@ def misaligned(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("columns", "itemsize", "rows"), [(1, 8, 8192), (8, 8, 8192), (15, 8, 4096), (16, 4, 8192), (10**6, 8, 16)]
+    ("columns", "itemsize", "rows"),
+    [
+        (1, 8, 8192),
+        (16, 8, 8192),
+        (17, 8, 4096),
+        (32, 4, 8192),
+        (200, 8, 512),
+        (1000, 8, 1024),
+        (1100, 8, 2048),
+        (10**6, 8, 16),
+    ],
 )
 def test_micro_blocks_come_from_the_width_alone(columns: int, itemsize: int, rows: int) -> None:
     assert block_rows(columns, itemsize) == rows

@@ -34,7 +34,10 @@ def test_sums_are_those_of_the_formulas(make_table: Any, terms: Any, name: str, 
         np.testing.assert_allclose(ours, naive, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(kernels.gradient(block(table), family, beta)[1], got[1])
     assert kernels.loss(block(table), family, beta)[0] == pytest.approx(total, rel=1e-13)
-    assert kernels.weight(block(table)) == table.w.sum()
+    *sums, weight = kernels.weighed(block(table), kernels.hessian, family, beta)
+    assert weight == table.w.sum()
+    np.testing.assert_array_equal(sums[2], got[2])
+    np.testing.assert_array_equal(got[2], got[2].T)
 
 
 @pytest.mark.parametrize(("name", "weights", "offset"), CASES)
@@ -132,13 +135,13 @@ def test_overlap_sums_the_rows_that_are_still_felt(make_table: Any) -> None:
         np.testing.assert_allclose(got, table.A[felt].T @ table.A[felt])
 
 
-def test_the_consensus_kernel_is_two_kernels_in_one(make_table: Any) -> None:
-    rows, family = block(make_table("poisson", 30, 2, weights=True)), FAMILIES["poisson"]
-    x, z = np.array([0.1, 0.2, 0.3]), np.array([0.3, -0.2, 0.1])
-    got = kernels.consensus(rows, family, x, z)
-    want = (*kernels.hessian(rows, family, x), *kernels.gradient(rows, family, z), kernels.weight(rows))
-    for ours, theirs in zip(got, want, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5000, 15), (3000, 24), (700, 25), (50, 60)])
+def test_the_gram_matrix_of_few_and_of_many_columns(rows: int, columns: int) -> None:
+    random = np.random.default_rng(rows)
+    X, h = random.standard_normal((rows, columns)), random.random(rows)
+    got = kernels.gram(X, h)
+    np.testing.assert_allclose(got, np.einsum("ij,i,ik->jk", X, h, X), rtol=1e-12, atol=1e-10)
+    np.testing.assert_array_equal(got, got.T)
 
 
 def test_a_kernel_on_some_columns(make_table: Any) -> None:

@@ -169,8 +169,8 @@ def test_one_binary_feature_gives_the_log_odds_ratio(table: Any) -> None:
     counts = {(0, 0): 11, (0, 1): 23, (1, 0): 31, (1, 1): 17}
     x, y = (np.array(v, dtype=float) for v in zip(*(k for k, n in counts.items() for _ in range(n)), strict=True))
     found = fitted(table(np.column_stack([np.ones(82), x]), y), "binomial")
-    assert found.coefficients[0] == pytest.approx(np.log(17 * 11 / (23 * 31)), rel=1e-12)
-    assert found.intercept == pytest.approx(np.log(23 / 11), rel=1e-12)
+    assert found.coefficients[0] == pytest.approx(np.log(17 * 11 / (23 * 31)), rel=1e-11)
+    assert found.intercept == pytest.approx(np.log(23 / 11), rel=1e-11)
 
 
 @pytest.mark.parametrize("family", ["binomial", "poisson"])

@@ -29,11 +29,12 @@ MOST_COLUMNS = 4000  # all solvers take their metric from one p x p Hessian
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver and whether it needs a smooth penalty."""
+    """A solver, whether it needs a smooth penalty, and whether points must tell the local problems' shares."""
 
     name: str
     solve: Solve
     smooth_only: bool = False
+    ranges: bool = False
 
 
 SOLVERS = {
@@ -44,7 +45,7 @@ SOLVERS = {
         Solver("newton", newton, smooth_only=True),
         Solver("proximal_newton", proximal_newton),
         Solver("lbfgs", lbfgs, smooth_only=True),
-        Solver("admm", admm),
+        Solver("admm", admm, ranges=True),
     )
 }
 NAMES = (*SOLVERS, "auto")
@@ -67,7 +68,7 @@ def get_solver(name: str) -> Solver:
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         solve = _load(Path(path), function)
-        return Solver(function, solve, getattr(solve, "smooth_only", False))
+        return Solver(function, solve, getattr(solve, "smooth_only", False), getattr(solve, "ranges", False))
     raise unknown("solver", name, (*NAMES, "FILE.py:FUNCTION"))
 
 

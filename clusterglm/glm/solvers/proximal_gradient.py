@@ -3,13 +3,13 @@
     minimise  P(beta) = f(beta) + Omega(beta)
 
     x+ = argmin_x  g(y)'(x - y) + 1/(2s) ||x - y||_M^2 + Omega(x),    M = Hessian at the start, once for the whole fit
-         s halved until  f(x+) <= f(y) + g(y)'(x+ - y) + 1/(2s) ||x+ - y||_M^2
+         s shortened until  f(x+) <= f(y) + g(y)'(x+ - y) + 1/(2s) ||x+ - y||_M^2
     y+ = x+ + (t - 1)/t+ (x+ - x),    t+ = (1 + sqrt(1 + 4 t^2))/2,    restart (t = 1) when momentum points uphill
 
 Beck and Teboulle (2009), SIAM J. Imaging Sci. 2(1); restart: O'Donoghue and Candes (2015), Found. Comput. Math. 15,
-the gradient scheme; the metric: Boehning and Lindsay (1988), Ann. Inst. Stat. Math. 40. For the logistic loss without
-intercept M is the majoriser 1/4 X'X itself, so s = 1 never fails. The iteration does not depend on the columns' units
-nor on their correlations. y+ is known as soon as x+ is, so one pass evaluates both: one pass per accepted iteration.
+the gradient scheme; the metric: Boehning and Lindsay (1988), Ann. Inst. Stat. Math. 40, of whose bound for the logistic
+loss, 1/4 X'X / W, the Hessian is the case at beta = 0. The iteration does not depend on the columns' units nor on their
+correlations. y+ is known as soon as x+ is, so one pass evaluates both: one pass per accepted iteration.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.trace import StoppingRule, Trace
 
 _LONGER = 1.5  # steps may grow at a restart only: FISTA's rate is for steps that never grow
+_SAFETY, _SHORTER = 0.9, 0.1  # a refused step shrinks to what the loss has shown, between these factors
 _SHORTEST = 1e-18
 _NOISE = 1e-10  # relative change of the loss that may be rounding of the sums
 
@@ -42,7 +43,8 @@ def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace:
             # Near the optimum losses differ by rounding alone; there f bends by half the change of its slope.
             if bent <= _NOISE * abs(y.loss) and (x_new.gradient - y.gradient) @ move <= 2 * bent:
                 break
-            s /= 2
+            bends = (x_new.loss - y.loss - y.gradient @ move) / bent  # times what the metric says
+            s *= float(np.clip(_SAFETY / bends, _SHORTER, _SAFETY)) if np.isfinite(bends) else _SHORTER
             if s < _SHORTEST:
                 return Solution(x, "stalled")
         uphill = float((y.beta - beta) @ M @ (beta - x.beta)) > 0

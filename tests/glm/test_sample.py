@@ -1,0 +1,142 @@
+"""Starts from a sample: which rows are drawn, and what the answer owes to them: nothing."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusterglm.glm import kernels
+from clusterglm.glm.families import FAMILIES
+from clusterglm.glm.kernels import Piece
+from clusterglm.glm.model import Limits, Model, fit, null_intercept, null_loss, sample_start
+from clusterglm.glm.sample import SampleRows, draw, sample_rows
+from clusterglm.glm.scan import scan
+from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.trace import Tolerance
+
+
+def piece(start: int, stop: int) -> Piece:
+    index = np.arange(start, stop, dtype=float)
+    return Piece(np.column_stack([index, -index]), index, index + 1, None, start)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 4999), max_size=6), st.floats(0.001, 0.9))
+def test_the_same_rows_are_drawn_however_they_are_cut(cuts: list[int], share: float) -> None:
+    edges = sorted({0, 5000, *cuts})
+    parts = [draw(piece(a, b), share)[0] for a, b in itertools.pairwise(edges)]
+    together = parts[0]
+    for part in parts[1:]:
+        together = together + part
+    whole = draw(piece(0, 5000), share)[0]
+    ours, theirs = SampleRows(together), SampleRows(whole)
+    assert ours.rows == theirs.rows
+    if ours.rows:
+        for a, b in zip(ours._blocks, theirs._blocks, strict=True):
+            np.testing.assert_array_equal(a.X, b.X)
+            np.testing.assert_array_equal(a.weights, b.y + 1)
+    # Five standard deviations of a binomial count.
+    assert abs(ours.rows - 5000 * share) <= 5 * np.sqrt(5000 * share * (1 - share)) + 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "count"),
+    [
+        (8_000_000, 15, 60_000),
+        (8_000_000, 1, 4000),
+        (10**9, 100, 41943),
+        (10_000, 15, 500),
+        (5000, 15, 0),
+        (10**9, 4000, 0),
+    ],
+)
+def test_how_many_rows_are_drawn(rows: int, columns: int, count: int) -> None:
+    assert sample_rows(rows, columns) == count
+
+
+def test_sums_over_a_sample_are_sums_over_its_rows() -> None:
+    sample = SampleRows(draw(piece(0, 50_000), 0.5)[0])
+    assert len(sample._blocks) > 1
+    beta = np.array([1e-5, 2e-5])
+    got = sample.sum(kernels.hessian, FAMILIES["gaussian"], beta)
+    X, y, w = (np.concatenate([getattr(b, name) for b in sample._blocks]) for name in ("X", "y", "weights"))
+    residual = X @ beta - y
+    np.testing.assert_allclose(got[0], w @ (residual**2) / 2)
+    np.testing.assert_allclose(got[1], X.T @ (w * residual))
+    np.testing.assert_allclose(got[2], (X * w[:, None]).T @ X)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("weights", "offset"), [(False, False), (True, True)])
+def test_a_sample_is_a_better_start_and_changes_no_answer(
+    make_table: Any, family: str, solver: str, weights: bool, offset: bool
+) -> None:
+    table = make_table(family, 8000, 4, 3, weights=weights, offset=offset)
+    penalty = "l2" if SOLVERS[solver].smooth_only else "elastic-net"
+    model = Model(FAMILIES[family], penalty, 0.02)
+    found = {
+        start: fit(table.rows(512, 1024), table.names, model, SOLVERS[solver], Limits(Tolerance(1e-7), start=start))
+        for start in ("auto", "null")
+    }
+    sampled, null = found["auto"], found["null"]
+    assert (null.start, sampled.start[:6]) == ("null model", "fit on")
+    assert sampled.status == null.status == "optimal"
+    np.testing.assert_allclose(sampled.coefficients, null.coefficients, atol=1e-8)
+    assert sampled.null_objective == pytest.approx(null.null_objective, rel=1e-9)
+    assert sampled.iterations[0].point.objective < null.iterations[0].point.objective
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("offset", [False, True])
+def test_the_loss_of_the_null_model_without_its_pass(make_table: Any, family: str, offset: bool) -> None:
+    table = make_table(family, 300, 2, weights=True, offset=offset)
+    if family == "binomial":
+        table.y[:40] = 0.3
+    rows, model = table.rows(), Model(FAMILIES[family])
+    (seen,) = rows.sum(scan, model.family)
+    level, _ = null_intercept(rows, model, seen)
+    want = rows.sum(kernels.loss, model.family, np.array([level, 0.0, 0.0]))[0] / seen.weight
+    assert null_loss(rows, model, seen, level) == pytest.approx(want, rel=1e-12)
+
+
+def test_a_sample_of_one_class_or_of_nothing_is_no_start(make_table: Any) -> None:
+    table = make_table("binomial", 2000, 2)
+    table.y[:] = 0.0
+    table.y[-1] = 1.0
+    model = Model(FAMILIES["binomial"])
+    assert sample_start(table.rows(), table.names, model, 0.0, 20) is None
+    assert sample_start(table.rows(), table.names, model, 0.0, 0) is None
+
+
+def test_a_separated_sample_is_no_start(make_table: Any) -> None:
+    table = make_table("binomial", 4000, 1, intercept=False)
+    table.y = (table.A[:, 0] > 0).astype(float)
+    assert sample_start(table.rows(), table.names, Model(FAMILIES["binomial"], intercept=False), 0.0, 200) is None
+
+
+@pytest.mark.parametrize("solver", ["proximal_newton", "admm"])
+def test_columns_that_a_sample_took_for_different_are_left_out_all_the_same(make_table: Any, solver: str) -> None:
+    table = make_table("binomial", 8000, 3)
+    table.A[:, 3] = table.A[:, 2]
+    found = fit(table.rows(512, 1024), table.names, Model(FAMILIES["binomial"]), SOLVERS[solver])
+    alone = fit(table.rows(512, 1024), table.names, Model(FAMILIES["binomial"]), SOLVERS[solver], Limits(start="null"))
+    assert found.dropped == alone.dropped == ["x2"]
+    assert found.status == "optimal"
+    np.testing.assert_allclose(found.coefficients, alone.coefficients, atol=1e-3)
+
+
+def test_ctrl_c_while_the_sample_is_fitted_ends_the_fit(make_table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make_table("binomial", 8000, 3)
+
+    def interrupted(self: SampleRows, kernel: Any, *args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SampleRows, "sum", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(table.rows(512, 1024), table.names, Model(FAMILIES["binomial"]), SOLVERS["admm"])
