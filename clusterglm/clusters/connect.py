@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
 import socket
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +54,9 @@ def connect(
     limit = timeout or config.get("connect-timeout")
     until = time.monotonic() + limit
     _probe(address, what, value, cure, limit)
+    import asyncio  # not needed to refuse a command line, as Dask is not
+    from concurrent.futures import ThreadPoolExecutor
+
     from clusterglm.clusters.settings import quiet
 
     with quiet():
@@ -150,6 +151,8 @@ def _probe(address: str, what: str, value: str, cure: str, seconds: float) -> No
 
 async def _greet(address: str, seconds: float) -> None:
     """Ask a scheduler for its name. Dask's own client has no limit once a port is open and nobody answers."""
+    import asyncio
+
     from distributed.core import rpc
     from distributed.security import Security
 
