@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clusterglm import config
 from clusterglm.clusters import settings
+from clusterglm.clusters.embedded import shape
 from clusterglm.clusters.workers import own_peak
-from clusterglm.data import chunks
 from clusterglm.errors import NOT_CONVERGED, UsageError
 from clusterglm.fitting import Progress, fit
 from clusterglm.peers import PEERS, memory_needed, run_peer
@@ -138,18 +137,15 @@ class Experiment:
 
     @property
     def workers_used(self) -> int:
-        return int(self.workers or config.get("workers") or settings.cores())
+        return shape(self.workers).workers
 
     def check_memory(self) -> None:
         """Raise UsageError where the rows fit neither into the workers nor into one process of scikit-learn's."""
         import psutil
         from distributed.system import MEMORY_LIMIT
 
-        rows, workers = self.source.rows, self.workers_used
-        each = config.get("memory") or settings.memory_share(workers)
-        chunks.plan(
-            solver="", rows=rows, columns=self.columns, workers=workers, threads=workers, memory=each
-        )  # raises what a fit would
+        Request(**self.options(self.solvers[0])).check_memory(*shape(self.workers))
+        rows = self.source.rows
         needed, free = memory_needed(rows, self.columns), min(psutil.virtual_memory().available, MEMORY_LIMIT)
         if self.peers and needed > free:
             most = int(free / memory_needed(1, self.columns))

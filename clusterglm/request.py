@@ -196,6 +196,30 @@ class Request:
 
         return Tolerance(0.01 if self.tol is None else self.tol, self.rel_gap)
 
+    def check_memory(self, workers: int, threads: int, memory: int) -> None:
+        """Refuse generated rows for which ``workers`` of ``memory`` bytes are too few, before any of them is started.
+
+        What files hold is known only once they are opened, on the workers.
+
+        Raises
+        ------
+        UsageError
+            The rows do not fit.
+        """
+        if self.row_count is None:
+            return
+        from clusterglm.data import chunks
+
+        chunks.plan(  # which refuses them
+            solver=self.method.name,
+            rows=self.row_count,
+            columns=self.columns + self.model.intercept,
+            dtype=self.dtype,
+            workers=workers,
+            threads=workers * threads,
+            memory=memory,
+        )
+
     def notes(self) -> list[str]:
         """Return what was chosen in the user's place, in words."""
         notes = []

@@ -132,6 +132,13 @@ COMMAND_LINE = [
     Row("2", "newton --rows inf", 2, r"--rows \(inf\): not a count of rows: write "),
     Row("2", "newton --rows 1e30", 2, r"--rows \(1e30\): more than 1e12$"),
     Row("2", "newton --rows 10k", 2, r"--rows \(10k\): not a count of rows: write 10000 or 1e4$"),
+    Row("3", "newton --rows 1e11", 2, r"--rows \(1e\+11\): 12\.8 TB of rows, .* GB of memory on \d+ workers: use \d+ "),
+    Row(
+        "3",
+        "newton --rows 1e6 --workers 2 --memory 100MB",
+        2,
+        r"--rows \(1e\+06\): 128.0 MB of rows, 200.0 MB of memory on 2 workers: use 3 such workers, ",
+    ),
     Row("4", "newton --rows 10 --columns 0", 2, r"--columns \(0\): must be at least 1$"),
     Row("4", "newton --rows 10 --columns -1", 2, r"--columns \(-1\): must be at least 1$"),
     Row("5", "newton --rows 10 --chunk-rows 0", 2, r"--chunk-rows \(0\): must be at least 1, or auto$"),

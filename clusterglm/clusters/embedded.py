@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clusterglm import config
 from clusterglm.clusters import settings
@@ -24,6 +24,21 @@ if TYPE_CHECKING:
 _CLOSE_SECONDS = 2.0
 _BIRTH_SECONDS = 1.0  # between a nanny's decision to start a process and its number
 _SCRATCH = "clusterglm-scratch"
+
+
+class Shape(NamedTuple):
+    """What an embedded cluster is going to be: worker processes, compute threads and bytes of memory of each."""
+
+    workers: int
+    threads: int
+    memory: int
+
+
+def shape(workers: int | None = None, threads_per_worker: int | None = None, memory: int | None = None) -> Shape:
+    """Return the shape of the cluster that ``embedded`` starts for the same arguments; nothing is started."""
+    workers = workers or config.get("workers") or settings.cores()
+    threads = threads_per_worker or config.get("threads-per-worker")
+    return Shape(workers, threads, memory or config.get("memory") or settings.memory_share(workers))
 
 
 @contextlib.contextmanager
@@ -56,9 +71,7 @@ def embedded(
     ClusterError
         The workers did not arrive in time, or the limit on open files is too low for them.
     """
-    workers = workers or config.get("workers") or settings.cores()
-    threads = threads_per_worker or config.get("threads-per-worker")
-    memory = memory or config.get("memory") or settings.memory_share(workers)
+    workers, threads, memory = shape(workers, threads_per_worker, memory)
     limit = timeout or config.get("start-timeout")
     settings.check_open_files(workers, each=10)
 
