@@ -19,22 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clusterglm.clusters import settings
-from clusterglm.clusters.embedded import shape
 from clusterglm.clusters.workers import own_peak
-from clusterglm.errors import NOT_CONVERGED, UsageError
+from clusterglm.errors import NOT_CONVERGED
+from clusterglm.experiment import REL_GAP, Experiment
 from clusterglm.fitting import Progress, fit
-from clusterglm.peers import PEERS, memory_needed, run_peer
-from clusterglm.request import Request
+from clusterglm.peers import PEERS, run_peer
 from clusterglm.run_folder import RunFolder, claim, versions, write_whole
-from clusterglm.units import format_size, parse_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from clusterglm.data.synthetic import Synthetic
 
-SOLVERS = ("proximal_gradient", "admm", "auto")
-REL_GAP = 1e-8
 _REACHED = ("optimal", "converged")
 
 # The reference experiment as its authors published it in 2017: context, and never a result of this program.
@@ -81,79 +77,6 @@ class Contender:
     gap: float | None = None
     objective: float = math.nan
     relative_distance: float = math.nan
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared, checked before anything starts.
-
-    Parameters
-    ----------
-    rows, columns, seed
-        The generated rows: binomial, without intercept.
-    lamduh : float
-        Strength of the L1 penalty beside the sum of the losses, above 0.
-    solvers : sequence of str
-        Ours; each must take an L1 penalty.
-    peers : bool
-        Whether scikit-learn's take part.
-    workers : int, optional
-        Processes of our clusters; one per core where it is left out.
-
-    Raises
-    ------
-    UsageError
-        A value that is no good.
-    """
-
-    rows: int | float | str = 8e6
-    columns: int = 15
-    seed: int = 20009
-    lamduh: float = 1.0
-    solvers: Sequence[str] = SOLVERS
-    peers: bool = True
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lamduh < math.inf:
-            raise UsageError("--lamduh", self.lamduh, "must be greater than 0: scikit-learn takes its reciprocal")
-        if not self.solvers:
-            raise UsageError("--solvers", '""', "name at least one")
-        for i, name in enumerate(self.solvers):
-            if name in self.solvers[:i]:
-                raise UsageError("--solvers", name, "named twice")
-            Request(**self.options(name))
-
-    def options(self, solver: str) -> dict[str, Any]:
-        """Return the options of ``clusterglm.fit`` for one of the solvers."""
-        numbers = {name: getattr(self, name) for name in ("rows", "columns", "seed", "lamduh")}
-        return numbers | {"solver": solver, "penalty": "l1", "intercept": False, "rel_gap": REL_GAP}
-
-    @property
-    def source(self) -> Synthetic:
-        from clusterglm.data.synthetic import Synthetic  # and scipy, not needed to refuse a line
-
-        return Synthetic(parse_count(self.rows), self.columns, self.seed)
-
-    @property
-    def workers_used(self) -> int:
-        return shape(self.workers).workers
-
-    def check_memory(self) -> None:
-        """Raise UsageError where the rows fit neither into the workers nor into one process of scikit-learn's."""
-        import psutil
-        from distributed.system import MEMORY_LIMIT
-
-        Request(**self.options(self.solvers[0])).check_memory(*shape(self.workers))
-        rows = self.source.rows
-        needed, free = memory_needed(rows, self.columns), min(psutil.virtual_memory().available, MEMORY_LIMIT)
-        if self.peers and needed > free:
-            most = int(free / memory_needed(1, self.columns))
-            cure = (
-                f"scikit-learn holds all rows in one process, {format_size(needed)} of which {format_size(free)} are "
-                f"free: at most {most} rows, or --no-peers"
-            )
-            raise UsageError("--rows", f"{rows:.6g}", cure)
 
 
 def bench(

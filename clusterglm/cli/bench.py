@@ -36,11 +36,8 @@ def bench(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no notes."),
 ) -> None:
     """Compare solvers on the same rows: distance to the truth and to the optimum, passes, seconds, memory."""
-    from clusterglm.bench import Experiment, exit_code
-    from clusterglm.bench import bench as run
-    from clusterglm.cli.progress import Display
+    from clusterglm.experiment import Experiment
     from clusterglm.request import split_names
-    from clusterglm.run_folder import plain, shell_word
 
     experiment = Experiment(
         rows=rows,
@@ -51,6 +48,11 @@ def bench(
         peers=peers,
         workers=None if workers is None else parse_count(workers, "--workers", of="workers"),
     )
+    from clusterglm.bench import bench as run
+    from clusterglm.bench import exit_code
+    from clusterglm.cli.progress import Display
+    from clusterglm.run_folder import plain, shell_word
+
     folder = Path(out if out is not None else f"runs/{datetime.now():%Y%m%d-%H%M%S}-bench")
     with Display(quiet) as display:
         found = run(
