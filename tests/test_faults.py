@@ -80,6 +80,39 @@ def test_killed_workers_change_no_bit(mortal: Any, solver: str, killed: int) -> 
     assert_same_bits(vars(found), solver)
 
 
+def test_a_frozen_worker_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections stay open, so that only its silence tells (``worker-ttl``, of which Dask allows 5 s at least)."""
+    from clusterglm.clusters.embedded import embedded
+
+    monkeypatch.setenv("DASK_CLUSTERGLM__DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")
+    with embedded(2, memory=10**9) as (client, ask_for):
+        frozen = next(iter(client.run(os.getpid).values()))
+
+        def strike() -> None:
+            os.kill(frozen, signal.SIGSTOP)
+
+        found = package.fit(client, solver="newton", ask_for=ask_for, progress=At(2, strike), **OPTIONS)
+        assert frozen not in client.run(os.getpid).values()
+    assert not psutil.pid_exists(frozen)
+    assert_same_bits(vars(found), "newton")
+
+
+def test_rows_that_move_to_other_workers_change_no_bit(mortal: Any) -> None:
+    """They arrive at addresses of any alignment (data/chunk.py)."""
+    client, ask_for = mortal
+    before = set(client.run(os.getpid))
+
+    def strike() -> None:
+        ask_for(4)
+        client.wait_for_workers(4, timeout=60)
+        for address in before:
+            client.retire_workers([address], close_workers=True)
+        assert not before & set(client.run(os.getpid))
+
+    found = package.fit(client, solver="admm", progress=At(2, strike), **OPTIONS)
+    assert_same_bits(vars(found), "admm")
+
+
 def test_a_worker_that_the_system_kills_under_the_command_changes_no_bit(
     begin: Any, steps: Any, tmp_path: Path
 ) -> None:
