@@ -28,12 +28,14 @@ def redact(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Return ``text`` as one line: whatever a terminal would take for a command or a line end is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 def quoted(value: object) -> str:
     """Return a user's value as messages show it: control characters escaped, secrets redacted, cut at 80 characters."""
-    text = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(value)
-    )
-    text = redact(text)
+    text = redact(printable(str(value)))
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
@@ -57,7 +59,8 @@ class ClusterglmError(Exception):
         self.what, self.value, self.cure = what, value, cure
 
     def __str__(self) -> str:
-        head = self.what if self.value is None else f"{self.what} ({quoted(self.value)})"
+        what = printable(self.what)  # often a column's name
+        head = what if self.value is None else f"{what} ({quoted(self.value)})"
         return redact(f"{head}: {self.cure}" if self.cure else head)
 
 

@@ -14,6 +14,10 @@ def test_a_message_says_what_the_value_and_the_cure() -> None:
     assert str(errors.DataError("target y", None, "nothing to fit")) == "target y: nothing to fit"
 
 
+def test_the_name_of_a_column_cannot_break_the_line_of_a_message() -> None:
+    assert str(errors.DataError("column a\n\x1b[2Jb", None, "not finite")) == r"column a\n\x1b[2Jb: not finite"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

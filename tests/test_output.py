@@ -38,6 +38,35 @@ def test_row_48_nobody_reads(shared_client: Any, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("shell", "code", "says"),
+    [
+        ("--version > /dev/full", 4, "error: stdout (no space left on device): redirect it to where there is room\n"),
+        ("ls --json > /dev/full", 4, "error: stdout (no space left on device): redirect it to where there is room\n"),
+        ("ls --json >&-", 0, ""),
+        ("status x 2>&-", 2, ""),
+        ("status x 2> /dev/full", 2, ""),
+    ],
+)
+def test_row_48_nobody_can_read(tmp_path: Path, shell: str, code: int, says: str) -> None:
+    line = f"{sys.executable} -m clusterglm.cli {shell}"
+    own = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=own)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", says)
+
+
+def test_names_of_columns_write_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
+    from clusterglm.cli import output
+    from clusterglm.cli.progress import Display
+
+    name = "a\n\x1b[31mred"
+    output.table(["name"], [[name]])
+    Display().note(f"warning: column {name}: collinear")
+    said = capsys.readouterr()
+    assert said.out == "name\na\\n\\x1b[31mred\n"
+    assert said.err == "warning: column a\\n\\x1b[31mred: collinear\n"
+
+
 @pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("NO_COLOR", ""), ("TERM", "xterm")])
 def test_row_78_who_gets_a_line_that_renews_itself(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     from clusterglm.cli.progress import Display

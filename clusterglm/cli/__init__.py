@@ -69,19 +69,18 @@ def _print_version(wanted: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process: nobody wants to read it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a letter is no reason to fail
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) is not signal.SIG_IGN:  # nohup
-            signal.signal(name, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        output.forget(sys.stdout)
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)  # all is said and done: the interpreter's end must not change the code
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # all is said and done: the interpreter's end must not change the code
     if code in (INTERRUPTED, RESUMABLE):
         # Nor may what libraries do at exit, seconds after everything of ours is closed, and Python itself, which ends
         # by SIGINT where the signal met an exec() of an import.
@@ -96,13 +95,9 @@ def run(arguments: Sequence[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         config.check()
-        command = typer.main.get_command(application())
-        # Not command.main(), which has exits of its own.
-        with command.make_context("clusterglm", arguments) as context:
-            command.invoke(context)
-        return 0
-    except typer.Exit as done:
-        return done.exit_code
+        code = _invoke(arguments)
+        output.flush()
+        return code
     except BrokenPipeError:  # `clusterglm ls | head -1`: the reader has what it wanted
         output.forget(sys.stdout)
         return 0
@@ -110,6 +105,17 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         return _report(error)
+
+
+def _invoke(arguments: list[str]) -> int:
+    command = typer.main.get_command(application())
+    try:
+        # Not command.main(), which has exits of its own.
+        with command.make_context("clusterglm", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    return 0
 
 
 def _report(error: BaseException) -> int:

@@ -67,7 +67,7 @@ def bench(
             output.data_json(plain(found))
         else:
             show(found, folder)
-        sys.stdout.flush()
+        output.flush()
     except BrokenPipeError:  # the reader has what it wanted; how the solvers ended is no matter of the pipe
         output.forget(sys.stdout)
     raise typer.Exit(exit_code(found))

@@ -125,7 +125,7 @@ def fit(
         )
     try:
         show(result, json_)
-        sys.stdout.flush()
+        output.flush()
     except BrokenPipeError:  # the reader has what it wanted; how the fit ended is no matter of the pipe
         output.forget(sys.stdout)
     raise typer.Exit(result.exit_code)

@@ -6,25 +6,45 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from clusterglm.errors import redact
+from clusterglm.errors import ClusterError, printable, redact
 
 
 def data(text: str) -> None:
     """Print a result."""
-    print(text)
+    with _stdout():
+        print(text)
 
 
 def data_json(value: Any) -> None:
     """Print a result for machines: ASCII only, so that no locale can fail on it."""
-    print(json.dumps(value, indent=2, ensure_ascii=True))
+    data(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def flush() -> None:
+    """Bring out what was printed, as long as there is somebody to be told that it cannot be."""
+    with _stdout():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[None]:
+    """Raise ClusterError where stdout cannot be written; that nobody reads any more stays a BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget(sys.stdout)
+        cure = "redirect it to where there is room"
+        raise ClusterError("stdout", (error.strerror or str(error)).lower(), cure) from error
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print columns as wide as their longest cell."""
-    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(head), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:
         data("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from clusterglm.cli import output
+from clusterglm.errors import printable
 from clusterglm.units import format_duration
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Display:
     def note(self, text: str) -> None:
         if not self.quiet:
             self._clear()
-            output.words(text)
+            output.words(printable(text))
 
     def iteration(self, row: Iteration, null_objective: float, rows: int) -> None:  # noqa: ARG002
         if self.quiet or (not self.live and time.monotonic() - self._shown < _SECONDS_BETWEEN_LINES and row.iteration):
