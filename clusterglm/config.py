@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterglm.errors import UsageError, quoted
-from clusterglm.units import format_size, parse_count, parse_duration, parse_size
+from clusterglm.units import format_size, parse_count, parse_duration, parse_memory
 
 DEFAULTS = Path(__file__).with_name("clusterglm.yaml")
 MOST_BYTES = 10**6
@@ -38,7 +38,7 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
 KEYS: dict[str, Callable[[Any, str], Any]] = {
     "workers": _whole,
     "threads-per-worker": _whole,
-    "memory": parse_size,
+    "memory": parse_memory,
     "worker-limit": _whole,
     "start-timeout": parse_duration,
     "connect-timeout": parse_duration,

@@ -8,6 +8,7 @@ import re
 from clusterglm.errors import UsageError
 
 MOST_ROWS = 10**12
+LEAST_MEMORY = 250 * 10**6  # bytes; a worker process takes up to 180 MB before it holds a row
 _SIZE = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base**power
     for power, prefix in enumerate("kmgtp", start=1)
@@ -53,6 +54,20 @@ def parse_size(text: str | int | float, what: str = "--memory") -> int:
     if not 1 <= size < 2**63:
         raise UsageError(what, text, "not a size: write 4GB or 4GiB")
     return int(size)
+
+
+def parse_memory(text: str | int | float, what: str = "--memory") -> int:
+    """Return the bytes of one worker process, as ``parse_size`` reads them.
+
+    Raises
+    ------
+    UsageError
+        Not a size, or so little that the process would be killed over and over before it holds a row.
+    """
+    size = parse_size(text, what)
+    if size < LEAST_MEMORY:
+        raise UsageError(what, text, f"less than the {format_size(LEAST_MEMORY)} that a worker needs: write 1GB")
+    return size
 
 
 def parse_duration(text: str | int | float, what: str = "--timeout") -> int:

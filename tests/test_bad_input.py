@@ -135,9 +135,9 @@ COMMAND_LINE = [
     Row("3", "newton --rows 1e11", 2, r"--rows \(1e\+11\): 12\.8 TB of rows, .* GB of memory on \d+ workers: use \d+ "),
     Row(
         "3",
-        "newton --rows 1e6 --workers 2 --memory 100MB",
+        "newton --rows 1e7 --workers 2 --memory 300MB",
         2,
-        r"--rows \(1e\+06\): 128.0 MB of rows, 200.0 MB of memory on 2 workers: use 3 such workers, ",
+        r"--rows \(1e\+07\): 1.3 GB of rows, 600.0 MB of memory on 2 workers: use 8 such workers, ",
     ),
     Row("4", "newton --rows 10 --columns 0", 2, r"--columns \(0\): must be at least 1$"),
     Row("4", "newton --rows 10 --columns -1", 2, r"--columns \(-1\): must be at least 1$"),
@@ -147,6 +147,10 @@ COMMAND_LINE = [
     Row("8", "newton --rows 10 --memory abc", 2, r"--memory \(abc\): not a size: write 4GB or 4GiB$"),
     Row("8", "newton --rows 10 --memory 0", 2, r"--memory \(0\): not a size: write 4GB or 4GiB$"),
     Row("8", "newton --rows 10 --memory -4GB", 2, r"--memory \(-4GB\): not a size: write 4GB or 4GiB$"),
+    Row("8", "newton --rows 10 --memory 20MB", 2, r"--memory \(20MB\): less than the 250\.0 MB that a worker needs: "),
+    Row(
+        "6", "newton --rows 99 --workers 1e6", 2, r"--workers \(1000000\): leaves \d.* of memory to each: at most \d+ "
+    ),
     Row("10", "newtn --rows 10", 2, r"solver \(newtn\): not known: did you mean newton\? One of gradient_descent, "),
     Row("10", "newton --rows 10 --family binomal", 2, r"--family \(binomal\): .*did you mean binomial\? One of "),
     Row("10", "newton --rows 10 --link logt", 2, r"--link \(logt\): .*logit"),

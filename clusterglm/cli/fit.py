@@ -17,7 +17,7 @@ import typer
 from clusterglm import config
 from clusterglm.cli import output
 from clusterglm.errors import INTERRUPTED, RESUMABLE, UsageError, redact
-from clusterglm.units import parse_count, parse_duration, parse_size
+from clusterglm.units import parse_count, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -175,7 +175,7 @@ def _own_cluster(workers: str | None, threads_per_worker: str | None, memory: st
     if threads_per_worker is not None:
         own["threads_per_worker"] = parse_count(threads_per_worker, "--threads-per-worker", of="threads")
     if memory is not None:
-        own["memory"] = parse_size(memory)
+        own["memory"] = parse_memory(memory)
     return own
 
 

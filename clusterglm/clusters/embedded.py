@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from clusterglm import config
 from clusterglm.clusters import settings
 from clusterglm.errors import ClusterError
+from clusterglm.units import parse_memory
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -35,9 +36,16 @@ class Shape(NamedTuple):
 
 
 def shape(workers: int | None = None, threads_per_worker: int | None = None, memory: int | None = None) -> Shape:
-    """Return the shape of the cluster that ``embedded`` starts for the same arguments; nothing is started."""
+    """Return the shape of the cluster that ``embedded`` starts for the same arguments; nothing is started.
+
+    Raises
+    ------
+    UsageError
+        Too little memory for a worker.
+    """
     workers = workers or config.get("workers") or settings.cores()
     threads = threads_per_worker or config.get("threads-per-worker")
+    memory = parse_memory(memory) if memory else memory
     return Shape(workers, threads, memory or config.get("memory") or settings.memory_share(workers))
 
 

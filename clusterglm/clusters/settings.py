@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clusterglm import config
-from clusterglm.errors import ClusterError
+from clusterglm.errors import ClusterError, UsageError
+from clusterglm.units import LEAST_MEMORY, format_size
 
 # Set by name, because a value inherited from the user's shell wins over the nanny's own configuration.
 ONE_THREAD = dict.fromkeys(
@@ -118,7 +119,19 @@ def cores() -> int:
 
 
 def memory_share(workers: int) -> int:
-    """Return the bytes of one of ``workers`` workers: an equal share of 85 % of this machine's memory."""
+    """Return the bytes of one of ``workers`` workers: an equal share of 85 % of this machine's memory.
+
+    Raises
+    ------
+    UsageError
+        They are too many to live on that.
+    """
     from distributed.system import MEMORY_LIMIT
 
-    return int(0.85 * MEMORY_LIMIT / workers)
+    share = int(0.85 * MEMORY_LIMIT / workers)
+    if share < LEAST_MEMORY:
+        most = int(0.85 * MEMORY_LIMIT / LEAST_MEMORY)
+        raise UsageError(
+            "--workers", workers, f"leaves {format_size(share)} of memory to each: at most {max(most, 1)} here"
+        )
+    return share

@@ -28,6 +28,8 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
         ("up local --threads-per-worker 0", "--threads-per-worker (0): must be at least 1"),
         ("up local --memory abc", "--memory (abc): not a size: write 4GB or 4GiB"),
         ("up local --memory 0", "--memory (0): not a size"),
+        ("up local --memory 1KB", "--memory (1KB): less than the 250.0 MB that a worker needs: write 1GB"),
+        ("up local --workers 4000", "--workers (4000): leaves "),
         ("up local --idle-timeout 25:99", "--idle-timeout (25:99): not a duration: write 2h or 02:00:00"),
         ("up local --timeout never", "--timeout (never): not a duration"),
         ("up local --name ../x", "--name (../x): lower-case letters, digits and -"),

@@ -26,7 +26,7 @@ from clusterglm.clusters import registry, settings
 from clusterglm.clusters.connect import connect, read_scheduler_file
 from clusterglm.clusters.launcher import Plan, Record, Size, State, option
 from clusterglm.errors import ClusterError
-from clusterglm.units import parse_count, parse_duration, parse_size
+from clusterglm.units import parse_count, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     import psutil
@@ -52,7 +52,7 @@ class Local:
     )
     memory: int | None = option(
         help="Memory of one worker, such as 4GB; by default an equal share of 85 % of the machine's.",
-        parse=parse_size,
+        parse=parse_memory,
         setting="memory",
     )
     idle_timeout: int = option(
