@@ -190,6 +190,7 @@ COMMAND_LINE = [
     Row(
         "68", f"admm {ROWS} --scheduler 127.0.0.1:9", 4, r"--scheduler \(127\.0\.0\.1:9\): scheduler .* is gone: start"
     ),
+    Row("68", f"admm {ROWS} --scheduler=", 2, r"--scheduler \(\): not an address: write tcp://"),
     Row("68", f"admm {ROWS} --scheduler nonsense", 2, r"--scheduler \(nonsense\): not an address: write tcp://"),
     Row("80", "--resume nowhere", 2, r"--resume \(nowhere\): no checkpoint.npz in it"),
     Row("80", f"admm {ROWS} --resume a --out b", 2, r"--out \(b\): given together with --resume"),

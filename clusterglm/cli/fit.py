@@ -82,9 +82,8 @@ def fit(
     from clusterglm.request import OPTIONS, Request
 
     given = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
-    where = [
-        o for o, v in (("--cluster", cluster), ("--scheduler", scheduler), ("--scheduler-file", scheduler_file)) if v
-    ]
+    places = {"--cluster": cluster, "--scheduler": scheduler, "--scheduler-file": scheduler_file}
+    where = [option for option, value in places.items() if value is not None]
     if len(where) > 1:
         raise UsageError(where[1], None, f"given together with {where[0]}: give one of them")
     own = _own_cluster(workers, threads_per_worker, memory)
@@ -200,7 +199,7 @@ def _client(
     else:
         from clusterglm.clusters.connect import connect, read_scheduler_file
 
-        address = scheduler or read_scheduler_file(Path(scheduler_file or ""), timeout)
+        address = read_scheduler_file(Path(scheduler_file or ""), timeout) if scheduler is None else scheduler
         client = connect(address, timeout=timeout, allow_version_mismatch=mismatch)
     from clusterglm.clusters.settings import quiet
 

@@ -61,8 +61,13 @@ def connect(
 
     with quiet():
         from distributed import Client
+        from distributed.security import Security
 
         full = address if "://" in address else f"tcp://{address}"
+        if full.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+            raise ClusterError(
+                what, value, "needs TLS keys: name them under distributed.comm.tls in Dask's configuration"
+            )
         try:
             with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop of its own
                 pool.submit(asyncio.run, _greet(full, max(1.0, until - time.monotonic()))).result()
@@ -93,11 +98,13 @@ def read_scheduler_file(path: Path, timeout: float | None = None, what: str = "-
     until = time.monotonic() + limit
     while True:
         try:
+            if path.exists() and not path.is_file():
+                raise ClusterError(what, path, "not a regular file")  # a pipe would be waited for
             return str(json.loads(path.read_text(encoding="utf-8"))["address"])
         except FileNotFoundError as error:
             problem, cause = f"no such file after {limit:.0f} s: is its scheduler running?", error
         except OSError as error:
-            raise ClusterError(what, path, f"{error.strerror}: not readable here") from error
+            raise ClusterError(what, path, f"{(error.strerror or str(error)).lower()}: not readable here") from error
         except (ValueError, KeyError, TypeError) as error:  # also a file that is still being written
             problem, cause = "not the scheduler file of a Dask scheduler", error  # type: ignore[assignment]
         if time.monotonic() > until:

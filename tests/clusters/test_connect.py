@@ -70,6 +70,19 @@ def test_something_else_at_the_port_is_told_within_the_limit(kind: str) -> None:
     assert time.monotonic() - since < 10
 
 
+def test_keys_that_are_missing_are_asked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ClusterError, match=rf"--scheduler \(tls://127.0.0.1:{port}\): needs TLS keys: name them"):
+            connect(f"tls://127.0.0.1:{port}")
+
+
+def test_a_pipe_is_no_scheduler_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ClusterError, match=r"--scheduler-file \(.*pipe\): not a regular file"):
+        read_scheduler_file(tmp_path / "pipe")
+
+
 def test_a_scheduler_file_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "scheduler.json"
     writer = threading.Timer(0.3, lambda: path.write_text(json.dumps({"address": "tcp://127.0.0.1:1"})))
