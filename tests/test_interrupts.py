@@ -104,6 +104,25 @@ def test_an_old_run_outlives_an_interrupted_overwrite(begin: Any, listing: Any, 
     assert listing(tmp_path) == before
 
 
+WHILE_IMPORTING = """
+import os, signal, sys
+
+def strike(event, args):
+    if event == "import" and args[0] == "typer":
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.argv[1:] = ["--version"]
+sys.addaudithook(strike)
+from clusterglm.__main__ import main
+main()
+"""
+
+
+def test_a_signal_that_meets_the_imports_leaves_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", WHILE_IMPORTING], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 SWALLOWED = """
 import gc, os, signal, time
 from pathlib import Path
