@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from clusterglm.cli import output
-from clusterglm.clusters.lookup import everything, lookup
+from clusterglm.clusters.lookup import check_alive, everything, lookup
 from clusterglm.clusters.registry import not_known
 from clusterglm.errors import ClusterError
 
@@ -19,8 +19,7 @@ def register(app: typer.Typer) -> None:
         launcher, record = lookup(name)
         if record.state == "down":
             raise not_known(name, everything())
-        if launcher.state(record) == "gone":
-            raise ClusterError("cluster", name, f"{launcher.obituary(record)}: clusterglm down {name}")
+        check_alive(launcher, record)
         if not record.dashboard:
             raise ClusterError("cluster", name, "its scheduler has no dashboard: is bokeh installed where it runs?")
         output.data(record.dashboard)

@@ -6,9 +6,9 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import output
-from clusterglm.clusters.lookup import lookup
+from clusterglm.clusters.lookup import check_alive, lookup
 from clusterglm.clusters.registry import Registry, not_known
-from clusterglm.errors import ClusterError, UsageError
+from clusterglm.errors import UsageError
 from clusterglm.units import parse_count, parse_duration
 
 
@@ -32,7 +32,6 @@ def register(app: typer.Typer) -> None:
             raise not_known(name, Registry().open_names())
         registry = Registry()
         with registry.holding(name, "scale"):
-            if launcher.state(record) == "gone":
-                raise ClusterError("cluster", name, f"{launcher.obituary(record)}: clusterglm down {name}")
+            check_alive(launcher, record)
             registry.save(launcher.scale(record, count, seconds))
         output.note(f"{name}: {count} workers")

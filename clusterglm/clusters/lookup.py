@@ -52,6 +52,18 @@ def everything() -> list[str]:
     return sorted(running | set(Registry().open_names()))
 
 
+def check_alive(launcher: Launcher, record: Record, what: str = "cluster") -> None:
+    """Raise ClusterError for a cluster that has ended, or of which nobody knows the address."""
+    cure = f"clusterglm down {record.name}"
+    if launcher.state(record) == "gone":
+        raise ClusterError(what, record.name, f"{launcher.obituary(record)}: {cure}")
+    if not record.address:
+        found = "has not answered yet: wait for its up, or"
+        if record.state == "up":
+            found = "runs, but its folder was removed and with it its address:"
+        raise ClusterError(what, record.name, f"{found} {cure}")
+
+
 def connect_cluster(
     name: str, *, what: str = "--cluster", timeout: float | None = None, allow_version_mismatch: bool = False
 ) -> Client:
@@ -69,16 +81,12 @@ def connect_cluster(
         raise not_known(name, everything(), what)
     if (holder := Registry().busy(name)) and holder.get("command") == "down":
         raise ClusterError(what, name, f"being taken down by pid {holder.get('pid')} on {holder.get('host')}")
-    cure = f"clusterglm down {name}"
-    if launcher.state(record) == "gone":
-        raise ClusterError(what, name, f"{launcher.obituary(record)}: {cure}")
-    if not record.address:
-        raise ClusterError(what, name, f"has not answered yet: wait for its up, or {cure}")
+    check_alive(launcher, record, what)
     return connect(
         record.address,
         what=what,
         value=name,
-        cure=cure,
+        cure=f"clusterglm down {name}",
         timeout=timeout,
         allow_version_mismatch=allow_version_mismatch,
     )

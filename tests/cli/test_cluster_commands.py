@@ -260,6 +260,12 @@ def test_down_needs_neither_record_nor_folder(cli: Cli, home: Path) -> None:
     for path in Registry().folder.glob("bare.*"):
         path.unlink()
     assert "bare" in cli("ls").stdout
+    for line in ("status bare", "scale bare 2", "dashboard bare"):
+        done = cli(*line.split())
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr == (
+            "error: cluster (bare): runs, but its folder was removed and with it its address: clusterglm down bare\n"
+        )
     assert cli("up", "local", "--name", "bare", "--workers", 1).returncode == 4
     assert cli("down", "bare").returncode == 0
     assert not family("bare")
