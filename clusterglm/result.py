@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clusterglm.errors import NOT_CONVERGED
+from clusterglm.errors import NOT_CONVERGED, redact
 from clusterglm.glm import model as glm
 from clusterglm.request import Request
 
@@ -25,7 +25,8 @@ class Result:
     ``coefficients`` are in the order of ``feature_names``, in the columns' own units; ``objective`` is the mean loss
     (half the unit deviance) plus the penalty. ``history`` holds one list a column of ``history.parquet``. Sizes in
     bytes, times in seconds. ``direction`` (intercept first, where there is one) is the verified direction along which
-    the coefficients grow without end, where the status is ``no_finite_mle``.
+    the coefficients grow without end, where the status is ``no_finite_mle``. ``request`` has all options of the fit, so
+    that it can be called again; secrets in them are redacted.
     """
 
     solver: str
@@ -68,6 +69,7 @@ class Result:
     notes: list[str]
     versions: dict[str, str]
     command: str | None
+    request: dict[str, Any]
     started: str | None
     resumed: bool
     history: dict[str, Sequence[Any]] = field(repr=False)
@@ -143,6 +145,7 @@ class Result:
             truth_error=None if truth is None else float(np.max(np.abs(fitted.coefficients - truth))),
             direction=fitted.direction,
             columns_dropped=fitted.dropped,
+            request={k: redact(v) if isinstance(v, str) else v for k, v in request.options().items()},
             notes=notes,
             versions=_versions(),
             history=_history(fitted),

@@ -48,6 +48,15 @@ def test_the_fields_that_result_json_promises(arrays: Any) -> None:
     assert result.certificate["error_in_se"] <= 0.01
     assert (result.truth, result.truth_error, result.seed, result.cost) == (None, None, None, None)
     assert result.versions["numpy"] == np.__version__
+    asked = {
+        "solver": "proximal_newton",
+        "family": "binomial",
+        "penalty": "elastic-net",
+        "lamduh": 3.0,
+        "l1_ratio": 0.25,
+    }
+    assert asked.items() <= result.request.items()
+    assert result.request["standardize"] is False
     assert result.bytes == result.passes * (300 * 4 * 8 + 300 * 8)
 
 

@@ -98,6 +98,7 @@ def render(run: Run) -> str:
         "report.html.j2"
     ).render(
         r=run.result,
+        again=run.result.get("command") or words.call(run.result),
         folder=run.folder.resolve().name,
         title=words.title(run.result),
         started=str(run.result.get("started") or "")[:19].replace("T", " ")
@@ -342,10 +343,15 @@ def _forecast(run: Run) -> list[tuple[str, str, str]]:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     r = run.result
-    certificate = r["certificate"]
+    certificate, asked = r["certificate"], r.get("request") or {}
     facts = [
+        ("data", asked.get("data")),
+        ("target", asked.get("target")),
+        ("weights", asked.get("weights")),
+        ("offset", asked.get("offset")),
         ("solver", words.solver_name(r["solver"])),
         ("model", f"{r['family']}, {words.model(r)}"),
+        ("penalised", "the coefficients of the standardised columns" if asked.get("standardize") else None),
         ("objective", words.short(number(r.get("objective")), 12)),
         ("objective of the null model", words.short(number(r.get("null_objective")), 12)),
         ("certified gap", words.short(number(certificate.get("gap")), 3)),

@@ -34,6 +34,7 @@ _RESULT: dict[str, Any] = {
     "columns_dropped": list,
     "versions": dict,
     "command": str,
+    "request": dict,
     "tolerance": {"kind": str, "value": float},
     "seconds": {"*": float},
     "chunks": {"count": float, "rows": float, "spread": {"*": int}},

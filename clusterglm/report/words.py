@@ -117,6 +117,12 @@ def asked(result: dict[str, Any]) -> str:
     return f"{flag} {short(number(rule.get('value')), 3)}"
 
 
+def call(result: dict[str, Any]) -> str:
+    """Return the call of Python that makes this fit, with every option that is not left out."""
+    options = {name: value for name, value in (result.get("request") or {}).items() if value is not None}
+    return f"clusterglm.fit({', '.join(f'{name}={value!r}' for name, value in options.items())})" if options else ""
+
+
 def method(result: dict[str, Any]) -> str:
     """Return how the bound was proven."""
     return {

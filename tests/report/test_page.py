@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +36,20 @@ def test_the_page_says_what_was_fitted_and_how_good_it_is(tmp_path: Path) -> Non
     ):
         assert words_ in text
     assert text.index("constant 1.0") < text.index("no penalty was given")  # warnings before notes
+
+
+def test_a_fit_called_from_python_can_be_called_again(tmp_path: Path) -> None:
+    request = {"solver": "newton", "data": "rows.csv", "target": "y", "weights": "w", "alpha": 0.0, "offset": None}
+    asked = request | {"standardize": True, "intercept": False, "features": ["a", "b"]}
+    text = write_report(make_run(tmp_path / "run", command=None, request=asked)).read_text()
+    again = re.search("<pre>(.*?)</pre>", text)
+    assert again
+    call = html.unescape(again[1])
+    seen: dict[str, object] = {}
+    eval(call, {"clusterglm": SimpleNamespace(fit=lambda **options: seen.update(options))})
+    assert seen == {name: value for name, value in asked.items() if value is not None}
+    for fact in ("rows.csv", "the coefficients of the standardised columns"):
+        assert f"<td>{fact}</td>" in text
 
 
 def test_nothing_on_the_page_leads_outside(tmp_path: Path) -> None:
