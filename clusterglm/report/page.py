@@ -82,7 +82,7 @@ def render(run: Run) -> str:
             d=drawing,
             alt=says["pass"],
             solver=words.solver_name(run.result["solver"]),
-            numbers=f"{words.count(width)} number{'s' if width != 1 else ''}",
+            numbers=words.counted(width, "number"),
         )
     notes = _notes(run.result)
     sections = [
@@ -133,12 +133,10 @@ def render(run: Run) -> str:
 
 
 def _deck(result: dict[str, Any]) -> str:
-    many = "s" if result["columns"] != 1 else ""
-    text = f"{words.count(result['rows'])} rows × {words.count(result['columns'])} column{many}, {words.model(result)}"
+    size = f"{words.counted(result['rows'], 'row')} × {words.counted(result['columns'], 'column')}"
     workers = result.get("workers")
-    return text + (
-        f", on {words.count(workers)} worker{'s' if workers != 1 else ''}." if workers else ", in this process."
-    )
+    where = f"on {words.counted(workers, 'worker')}" if workers else "in this process"
+    return f"{size}, {words.model(result)}, {where}."
 
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
@@ -152,7 +150,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     peak, limit = number(memory.get("peak")), number(memory.get("limit"))
     blas = r.get("blas_threads")
     tiles = [
-        ("rows", words.count(r["rows"]), f"{words.count(r['columns'])} columns of {r.get('dtype') or 'float64'}"),
+        ("rows", words.count(r["rows"]), f"{words.counted(r['columns'], 'column')} of {r.get('dtype') or 'float64'}"),
         (
             "fit",
             format_duration(fit) if math.isfinite(fit) else "not known",
@@ -161,7 +159,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         (
             "passes over the data",
             words.count(r["passes"]),
-            f"{r['iterations']} iterations" if r.get("iterations") else "",
+            words.counted(r["iterations"], "iteration") if r.get("iterations") else "",
         ),
         ("rows a second", words.large(speed), "every pass counted"),
         (
@@ -174,7 +172,13 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         aside = f"of {format_size(limit)}, the fullest worker" if limit > 0 else "the fullest worker"
         tiles.append(("peak memory", format_size(peak), aside))
     if r.get("workers"):
-        tiles.append(("workers", words.count(r["workers"]), f"{r.get('threads', '?')} threads in all"))
+        tiles.append(
+            (
+                "workers",
+                words.count(r["workers"]),
+                f"{words.counted(r['threads'], 'thread')} in all" if r.get("threads") else "",
+            )
+        )
     if blas is not None:
         tiles.append(
             ("BLAS threads", str(blas), "as it should be" if blas == 1 else "1 is wanted: threads fight for the cores")
@@ -205,8 +209,9 @@ def _says(run: Run, drawn: Any) -> dict[str, str]:
     r, tasks = run.result, run.tasks
     certificate = r["certificate"]
     gap, relative, error, kkt = (number(certificate.get(key)) for key in ("gap", "relative_gap", "error_in_se", "kkt"))
-    iterations = words.count(r.get("iterations") or len(run.history["passes"]))
-    says = {"convergence": f"{iterations} iterations took {words.count(r['passes'])} passes over the data."}
+    iterations = words.counted(r.get("iterations") or len(run.history["passes"]), "iteration")
+    passes = "1 pass" if r["passes"] == 1 else f"{words.count(r['passes'])} passes"
+    says = {"convergence": f"{iterations} took {passes} over the data."}
     says["gap"] = (
         f"At the end the proven gap is {words.short(gap, 2)}, {words.short(relative, 2)} of the null model's objective;"
         f" it comes {words.method(r)}."
@@ -219,7 +224,7 @@ def _says(run: Run, drawn: Any) -> dict[str, str]:
     )
     values = r["coefficients"]
     zeros = sum(value == 0 for value in values)
-    says["coefficients"] = f"{words.count(len(values))} coefficient{'s' if len(values) != 1 else ''}"
+    says["coefficients"] = words.counted(len(values), "coefficient")
     says["coefficients"] += f", {words.count(zeros)} of them exactly zero" if zeros else ""
     if r.get("truth_error") is not None:
         says["coefficients"] += (
@@ -227,7 +232,8 @@ def _says(run: Run, drawn: Any) -> dict[str, str]:
         )
     says["coefficients"] += "."
     total, shown = int(r.get("tasks") or len(tasks["start"])), len(tasks["start"])
-    says["stream"] = f"{words.count(total)} tasks on {len(drawn.lanes)} worker threads; the gaps are idle time."
+    lanes = words.counted(len(drawn.lanes), "worker thread")
+    says["stream"] = f"{words.counted(total, 'task')} on {lanes}; the gaps are idle time."
     if r.get("tasks_dropped"):
         says["stream"] += f" The scheduler had forgotten the first {words.count(r['tasks_dropped'])} of them."
     if drawn.joined_below:
@@ -241,9 +247,10 @@ def _says(run: Run, drawn: Any) -> dict[str, str]:
         "Rows read in a second, a bar for each iteration; a wide bar is an iteration of several passes."
     )
     chunks = int(run.plan.get("chunks") or 0)
+    which = "The chunk" if chunks == 1 else f"Each of the {words.count(chunks)} chunks"
     says["pass"] = (
-        f"Each of the {words.count(chunks)} chunks is summed by one task where it lies; the sums are added along a"
-        " fixed tree, and the solver turns them into new coefficients, which travel back with the next tasks."
+        f"{which} is summed by one task where it lies; the sums are added along a fixed tree, and the solver turns them"
+        " into new coefficients, which travel back with the next tasks."
     )
     return says
 
@@ -288,13 +295,10 @@ def _spread(result: dict[str, Any]) -> dict[str, Any] | None:
         return None
     per = max(1, -(-max(spread.values()) // MOST_SQUARES))
     ordered = sorted(spread.items())
-    rows = [
-        (words.place(name), f"{words.count(held)} chunk{'s' if held != 1 else ''}", -(-held // per))
-        for name, held in ordered[:MOST_WORKERS]
-    ]
+    rows = [(words.place(name), words.counted(held, "chunk"), -(-held // per)) for name, held in ordered[:MOST_WORKERS]]
     square = "one chunk" if per == 1 else f"{per} chunks"
-    size = words.count(chunks.get("rows") or 0)
-    say = f"{words.count(sum(spread.values()))} chunks of {size} rows; a square is {square}."
+    size = words.counted(chunks.get("rows") or 0, "row")
+    say = f"{words.counted(sum(spread.values()), 'chunk')} of {size}; a square is {square}."
     if len(ordered) > len(rows):
         rest = [held for _, held in ordered[MOST_WORKERS:]]
         say += f" And {words.count(len(rest))} more workers with {min(rest)} to {max(rest)} chunks."

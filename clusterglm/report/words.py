@@ -7,7 +7,13 @@ from typing import Any
 
 from clusterglm.report.run import Run, number
 
-_SOLVERS = {"admm": "ADMM", "lbfgs": "L-BFGS", "owlqn": "OWL-QN"}
+_SOLVERS = {
+    "admm": "ADMM",
+    "lbfgs": "L-BFGS",
+    "owlqn": "OWL-QN",
+    "newton": "Newton's method",
+    "proximal_newton": "proximal Newton",
+}
 _FAMILIES = {"binomial": "Logistic", "gaussian": "Linear", "poisson": "Poisson"}
 _PENALTIES = {"none": "no penalty", "l1": "L1 penalty", "l2": "L2 penalty", "elastic-net": "elastic-net penalty"}
 # Colour of the badge, its word, and what it means.
@@ -40,6 +46,11 @@ _STATUS = {
 def count(value: float) -> str:
     """Return a whole number with its thousands marked: ``8,000,000``."""
     return f"{int(value):,}"
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun: ``1 chunk``, ``24 chunks``."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def short(value: float, digits: int = 3) -> str:

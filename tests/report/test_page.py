@@ -52,6 +52,16 @@ def test_a_fit_called_from_python_can_be_called_again(tmp_path: Path) -> None:
         assert f"<td>{fact}</td>" in text
 
 
+def test_one_of_a_thing_is_not_many(tmp_path: Path) -> None:
+    folder = make_run(
+        tmp_path / "run", columns=1, workers=1, chunks=1, iterations=1, rows=1, passes=1, solver="newton"
+    )  # fmt: skip
+    text = re.sub(r"<script[^>]*>.*?</script>", "", write_report(folder).read_text(), flags=re.S)
+    assert "Logistic regression by Newton&#39;s method" in text
+    assert "1 row × 1 column, " in text
+    assert not re.findall(r"\b1 (?:rows|columns|chunks|workers|threads|iterations|passes)\b", text)
+
+
 def test_nothing_on_the_page_leads_outside(tmp_path: Path) -> None:
     text = write_report(make_run(tmp_path / "run")).read_text()
     tags = re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.S)
