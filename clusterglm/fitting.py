@@ -123,6 +123,10 @@ def fit(
         request = (replace(known, **{n: options[n] for n in given})).resumed_from(saved["request"], given, resume)
     else:
         request = Request(**options)
+    if client is None:
+        from clusterglm.clusters.embedded import shape
+
+        request.check_memory(*shape(workers, threads_per_worker, memory))
     folder: contextlib.AbstractContextManager[RunFolder | None] = contextlib.nullcontext()
     if resume is not None or out is not None:
         folder = claim(Path(resume or out or ""), resume=resume is not None, overwrite=overwrite)
@@ -162,6 +166,10 @@ def _lost(error: Exception, client: Client) -> ClusterError | None:
         cure = "it cannot read our tasks: install the same versions of clusterglm and its libraries there"
         return ClusterError("cluster", address, cure)
     if client.status == "running":
+        from distributed import CommClosedError
+
+        if isinstance(error, CommClosedError):
+            return ClusterError("cluster", address, "a worker died while it was asked how it is: try again")
         return None
     # Whatever was asked of the scheduler when it went: each call has its own words for that.
     return ClusterError("cluster", address, "the scheduler is gone")

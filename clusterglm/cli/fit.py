@@ -97,10 +97,6 @@ def fit(
         if solver is None:
             raise UsageError("SOLVER", None, "missing: name one, or auto")
         request = Request(**given)
-        if not where:
-            from clusterglm.clusters.embedded import shape
-
-            request.check_memory(*shape(**own))
         if out is None:
             out = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{request.method.name}"
     from clusterglm.cli.progress import Display

@@ -19,6 +19,10 @@ _FEWEST_PROBLEMS = 16
 _MEMORY_SHARE = 0.6
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def local_problem_rows(rows: int, columns: int, itemsize: int) -> int:
     """Return the rows of a local problem: a power of two of micro-blocks, at least 16 problems and at most 64 MiB each
     where the data are long enough."""
@@ -101,16 +105,16 @@ def plan(
         )
     if memory:
         reasons.append(
-            f"in memory: {format_size(total)} are {total / available:.0%} of the workers' {format_size(available)}"
+            f"in memory: {format_size(total)}, {total / available:.0%} of the workers' {format_size(available)}"
         )
     if chunk_rows is None:
         size = local
         # Few large tasks cost the scheduler least; two a thread still even out a slow one.
         while size * 2 * 2 * max(threads, 1) <= rows and size * 2 * row_bytes <= 4 * _PROBLEM_BYTES:
             size *= 2
-        reasons.append(
-            f"chunks of {size} rows: {format_size(size * row_bytes)}, {-(-rows // size)} tasks for {threads} threads"
-        )
+        number = _count(-(-rows // size), "chunk")
+        held = format_size(size * row_bytes)
+        reasons.append(f"chunks of {size} rows: {held}, {number} on {_count(threads, 'thread')}")
     else:
         size = -(-chunk_rows // local) * local
         if size != chunk_rows and size < rows:
@@ -122,7 +126,8 @@ def plan(
     chunks = -(-rows // size)
     problems = -(-rows // local)
     reasons.append(
-        f"{problems} local problems of {local} rows: from the data's size alone, so that bits are the same anywhere"
+        f"{_count(problems, 'local problem')} of {local} rows: from the data's size alone, so that bits do not depend "
+        "on the cluster"
     )
     return Plan(
         solver=solver,

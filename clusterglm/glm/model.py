@@ -183,6 +183,12 @@ def fit(
     stop = StoppingRule(trace, limits.tolerance, null_objective, limits.max_passes, varying[kept])
     try:
         solution = solver.solve(problem, start, stop, trace)
+        if not isinstance(solution, Solution):
+            raise UsageError(
+                "solver", solver.name, f"returned {type(solution).__name__}: return Solution(point, status)"
+            )
+        if not trace.iterations:
+            trace(solution.point)
         status = stop.settle(solution)
     except KeyboardInterrupt:
         if not trace.iterations:
@@ -235,6 +241,8 @@ def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[in
         raise DataError("weights", None, "their sum is 0")
     if seen.outside:
         cure = f"{family.name} takes {family.takes}"
+        if family.name == "binomial" and 0 < seen.outside.value < 1:
+            cure = "proportions need --weights, the numbers of their trials"
         if family.name == "binomial" and seen.outside.value == -1:
             cure += ": map -1 to 0"
         raise DataError(f"target {target}", at(seen.outside), cure)

@@ -110,6 +110,14 @@ def _extremes(X: Array) -> tuple[Array, Array]:
     return low, high
 
 
+def _outside(block: Block, family: Family) -> NDArray[np.bool_]:
+    """Return which targets the family cannot take; a proportion tells nothing without the number of its trials."""
+    outside = family.outside(block.y)
+    if family.name == "binomial" and block.weights is None:
+        outside = outside | ((block.y > 0) & (block.y < 1))
+    return outside
+
+
 def scan(block: Block, family: Family) -> tuple[Scan]:
     """Return the ``Scan`` of one micro-block."""
     X, y = block.X, block.y
@@ -155,6 +163,6 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
             bad_weight=Place() if block.weights is None else _first(block, ~np.isfinite(w), w),
             bad_offset=Place() if offset is None else _first(block, ~np.isfinite(offset), offset),
             negative_weight=Place() if block.weights is None else _first(block, w < 0, w),
-            outside=_first(block, family.outside(y) if np.isfinite(y).all() else nothing, y),
+            outside=_first(block, _outside(block, family) if np.isfinite(y).all() else nothing, y),
         ),
     )

@@ -26,6 +26,7 @@ from clusterglm.glm.problem import Point, Problem, Solution
 
 Array = NDArray[np.float64]
 _SUSPECT = 15.0  # |beta_j| sd_j beyond which separation is looked for
+_SEARCH = 2  # passes that a search for a direction of recession takes
 _LONG = 32  # iterations without a bound after which it is looked for in any case
 _TAILS = (1e-1, 1e-2, 1e-4, 1e-6)  # score and curvature of rows that a direction of recession may move
 
@@ -125,21 +126,23 @@ class StoppingRule:
             return "diverged"
         if self.tolerance.met(row.certificate, self.null_objective):
             return "optimal"
+        room = self.max_passes - problem.passes
         unproven = False
-        if self._worth_proving(row):
+        if room >= 1 and self._worth_proving(row):
             row = self.trace.replace(self.trace.certifier.sharpen(row.point))
             unproven = not np.isfinite(row.certificate.gap)
             if unproven:
                 self._next_proof = 2 * row.iteration
         if self._done(row.certificate):
             return "optimal"
-        last = problem.passes >= self.max_passes
+        room = self.max_passes - problem.passes
         settled = self.trace.certifier.reference is None and self._stationary(row.point)
-        if (last or settled or unproven or self._suspicious(row)) and self._separated(row):
+        looked_for = settled or unproven or self._suspicious(row) or self._closing(row, room)
+        if looked_for and room >= _SEARCH and self._separated(row):
             return "no_finite_mle"
         if settled:
             return "converged"
-        return "max_passes" if last else None
+        return "max_passes" if problem.passes >= self.max_passes else None
 
     def settle(self, solution: Solution) -> str:
         """Return the status of a solver's answer: one that stalled is judged once more, with an exact Hessian."""
@@ -186,6 +189,10 @@ class StoppingRule:
         free = self.trace.problem.penalty.free
         far = np.max(np.abs(row.point.beta[free]) * self.deviations[free], initial=0.0)
         return bool(far > _SUSPECT) or row.iteration >= _LONG
+
+    def _closing(self, row: Iteration, room: int) -> bool:
+        """Whether the passes are about to be used up without a bound: the last chance to learn why."""
+        return room < 2 * _SEARCH and row.iteration >= self._next_search and not np.isfinite(row.certificate.gap)
 
     def _separated(self, row: Iteration) -> bool:
         """Look for a direction of recession that costs no penalty, in two passes.

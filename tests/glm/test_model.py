@@ -162,6 +162,26 @@ def test_an_intercept_alone_is_the_link_of_the_mean(make_table: Any, family: str
     assert found.objective == found.null_objective
 
 
+def test_row_18_proportions_need_the_numbers_of_their_trials(make_table: Any, table: type[Any]) -> None:
+    made = make_table("binomial", 60, 2)
+    made.y[7] = 0.4
+    with pytest.raises(DataError, match=r"target y \(0\.4 in row 7\): proportions need --weights"):
+        fitted(made, "binomial")
+    made.weights = np.full(60, 5.0)
+    assert fitted(made, "binomial").status == "optimal"
+
+
+@pytest.mark.parametrize("most", [3, 6, 9])
+@pytest.mark.parametrize("solver", ["newton", "proximal_newton", "admm"])
+def test_passes_are_not_exceeded(table: type[Any], solver: str, most: int) -> None:
+    """Not by the search for separation either, which this problem calls for."""
+    x = np.linspace(-1, 1, 80)
+    separated = table(np.column_stack([np.ones(80), x]), (x > 0).astype(float))
+    found = fitted(separated, "binomial", solver, Limits(Tolerance(1e-9), max_passes=most))
+    assert found.status in ("max_passes", "no_finite_mle")
+    assert found.passes <= most
+
+
 # Analytic truths (solvers.md, section 15)
 
 

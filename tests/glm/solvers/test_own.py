@@ -120,3 +120,23 @@ def test_files_that_are_none_are_refused(tmp_path: Path, text: str | None, name:
         path.write_text(text)
     with pytest.raises(UsageError, match=message):
         get_solver(f"{path}:{name}")
+
+
+def test_a_solver_that_returns_something_else_is_told_what_to_return(tmp_path: Path, make_table: Any) -> None:
+    path = tmp_path / "forgets.py"
+    path.write_text("def forgets(problem, start, stop, trace):\n    trace(start)\n")
+    _, rows = rows_and(make_table)
+    with pytest.raises(UsageError, match=r"solver \(forgets\): returned NoneType: return Solution\(point, status\)"):
+        clusterglm.fit(data=rows, solver=f"{path}:forgets", family="gaussian")
+
+
+def test_a_solver_that_traces_nothing_has_its_answer_certified(tmp_path: Path, make_table: Any) -> None:
+    path = tmp_path / "silent.py"
+    path.write_text(
+        "from clusterglm.glm.problem import Solution\n"
+        "def silent(problem, start, stop, trace):\n    return Solution(start, 'max_passes')\n"
+    )
+    _, rows = rows_and(make_table)
+    result = clusterglm.fit(data=rows, solver=f"{path}:silent", family="gaussian")
+    assert (result.status, result.iterations) == ("max_passes", 1)
+    assert result.certificate["gap"] > 0
