@@ -15,6 +15,13 @@ A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - 
 |a_i'(beta - beta_0)| <= A_0 r with r = ||beta - beta_0||_H^0, so H^(beta) >= e^-m H^(beta_0), m = c A_0 r.
 A_0 is bounded by the columns' largest entries, or measured exactly in one pass where that is too coarse.
 
+That needs a definite Hessian. Two more bounds on P(beta) - P* do not: along the step of the quadratic model, by the
+Hessian at the point or by one pass (dual_bound.py), and from the gradient and the input scan alone (free_gap.py). The
+smallest is the certificate's. Only the first also bounds the coefficients in standard errors; where none is known to be
+definite, ``gap_in_se`` says what the gap amounts to: an error of t standard errors along one direction costs
+t^2 phi / (2 W), so sqrt(2 W gap / phi) is free of units and of n. For the gaussian family, whose objective is a
+quadratic, that is a bound for every combination of the coefficients that the data determine.
+
 Rounding: with C the Hessian of the scaled columns, 1 / lambda_min(C) <= tr C^-1. The computed Hessian is trusted for
 1 - 10 p eps tr C^-1 of itself, and delta is raised by what the rounding of gradient and predictor can amount to.
 """
@@ -28,10 +35,14 @@ from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import inverse_root, smallest_eigenvalue
+from clusterglm.glm.dual_bound import dual_bound, step_bound
+from clusterglm.glm.duality import omega
+from clusterglm.glm.free_gap import Frame, constant_column, free_gap, null_level
 from clusterglm.glm.problem import Point, Problem
 
 Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
+MOST_COLUMNS = 4000  # beyond which ``sharpen`` forms no Hessian, and takes the dual bound instead
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class Certificate:
     are infinite while the bound does not apply yet. ``kkt`` is the largest first-order error of a coefficient in
     standard errors, ``estimate`` the first-order value of ``error_in_se``: neither is a bound. ``rounding`` and
     ``rounding_in_se`` are the parts of ``gap`` and ``error_in_se`` that stand for the rounding of the sums.
+    ``method`` says how the gap is bounded: ``curvature``, ``dual``, ``free`` or ``none``. ``gap_in_se`` is the gap in
+    standard errors, sqrt(2 W gap / phi), where no Hessian is known to be definite, and infinite elsewhere.
     """
 
     method: str
@@ -51,6 +64,7 @@ class Certificate:
     estimate: float
     rounding: float
     rounding_in_se: float = 0.0
+    gap_in_se: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -65,17 +79,68 @@ class _Reference:
 
 
 class Certifier:
-    """Certifies the points of one problem. ``largest`` (p,) are bounds on max_i |a_ij|, ``offset`` on |offset_i|."""
+    """Certifies the points of one problem.
 
-    def __init__(self, problem: Problem, largest: Array, offset: float = 0.0) -> None:
-        self.problem, self.offset = problem, offset
+    Parameters
+    ----------
+    problem : Problem
+    largest : array (p,)
+        Bounds on max_i |a_ij|.
+    offset : float
+        A bound on |offset_i|.
+    frame : Frame, optional
+        What the input scan says of the columns: the free gap needs it.
+    """
+
+    def __init__(self, problem: Problem, largest: Array, offset: float = 0.0, frame: Frame | None = None) -> None:
+        self.problem, self.offset, self.frame = problem, offset, frame
         self.largest = np.where(largest > 0, largest, 1.0)
         self.reference: _Reference | None = None
+        self._units: Array | None = None  # of the last exact Hessian, definite or not
+        self._best = np.inf  # the smallest objective seen
+        self._level: tuple[float, float] | None = None
 
     def __call__(self, point: Point) -> Certificate:
-        """Return what the last exact Hessian proves; a point that carries one becomes the reference."""
+        """Return what is proven without a pass; a point that carries an exact Hessian becomes the reference."""
+        if np.isfinite(point.objective):
+            self._best = min(self._best, point.objective * (1 + 64 * _EPS))
         if point.hessian is not None:
             self._refer(point)
+        certificate = self._smaller(self._by_reference(point), "free", self._free(point), point)
+        if point.hessian is None or np.isfinite(certificate.error_in_se):
+            return certificate
+        return self._by_step(certificate, point, measure=False)
+
+    def sharpen(self, point: Point) -> Certificate:
+        """Certify by one exact Hessian pass at the point, and one or two more where tau is bounded too coarsely.
+
+        With more than ``MOST_COLUMNS`` columns, by the dual bound.
+        """
+        if point.hessian is None and len(point.beta) > MOST_COLUMNS:
+            return self.dual(point)
+        if point.hessian is None:
+            hessian = self.problem.at(point.beta, hessian=True).hessian
+            point = Point(point.beta, point.loss, point.gradient, hessian, point.objective)
+        certificate = self(point)
+        if self.reference is None:
+            return certificate if np.isfinite(certificate.gap) else self._by_step(certificate, point, measure=True)
+        if np.isfinite(certificate.error_in_se):
+            return certificate
+        old = self.reference
+        (reach,) = self.problem.sum(kernels.leverage, old.root)
+        # The exact maximum carries the rounding of p products.
+        exact = float(reach[0]) * (1 + 4 * len(old.beta) * _EPS)
+        self.reference = replace(old, reach=min(exact, old.reach))
+        sharper = self._by_reference(point)
+        return sharper if sharper.gap <= certificate.gap else certificate
+
+    def dual(self, point: Point) -> Certificate:
+        """Certify by one pass without forming a Hessian: along a step among the columns that are off 0."""
+        bound = dual_bound(self.problem, point, self.largest, self.offset)
+        return self._smaller(self(point), "dual", (bound.gap, bound.rounding), point)
+
+    def _by_reference(self, point: Point) -> Certificate:
+        """Return what the last definite Hessian proves."""
         rounding = 8 * _EPS * (abs(point.objective) + float(np.abs(point.gradient) @ np.abs(point.beta)))
         reference = self.reference
         if reference is None or not np.isfinite(point.objective):
@@ -96,29 +161,39 @@ class Certifier:
             in_se *= float(np.exp(m))
         if not tau < 1:
             return Certificate("none", np.inf, np.inf, kkt, estimate, rounding)
-        gap, radius = delta * delta * _omega(tau), delta * _radius(tau)
+        gap, radius = delta * delta * omega(tau), delta * _radius(tau)
         rounding_in_se = in_se * noise * float(np.exp(m / 2))
         return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, rounding_in_se)
 
-    def sharpen(self, point: Point) -> Certificate:
-        """Certify by one exact Hessian pass at the point, and one more for A where its bound is too coarse."""
-        if point.hessian is None:
-            hessian = self.problem.at(point.beta, hessian=True).hessian
-            point = Point(point.beta, point.loss, point.gradient, hessian, point.objective)
-        certificate = self(point)
-        if self.reference is None or np.isfinite(certificate.gap):
+    def _free(self, point: Point) -> tuple[float, float]:
+        """Return the free gap and its rounding."""
+        if self.frame is None:
+            return np.inf, 0.0
+        family, penalty = self.problem.family, self.problem.penalty
+        if self._level is None and (j := constant_column(penalty, self.frame)) is not None and j >= 0:
+            self._level = null_level(family, point, j, float(self.frame.largest[j]), self.offset)
+        return free_gap(family, penalty, point, self.frame, self._best, self._level, self.offset)
+
+    def _by_step(self, certificate: Certificate, point: Point, measure: bool) -> Certificate:
+        bound = step_bound(self.problem, point, self.largest, self.offset, measure=measure)
+        return self._smaller(certificate, "curvature", (bound.gap, bound.rounding), point)
+
+    def _smaller(self, certificate: Certificate, method: str, found: tuple[float, float], point: Point) -> Certificate:
+        """Return the certificate with a gap found otherwise, where that is smaller."""
+        gap, rounding = found[0] + certificate.rounding, found[1] + certificate.rounding
+        if not gap < certificate.gap:
             return certificate
-        old = self.reference
-        (reach,) = self.problem.sum(kernels.leverage, old.root)
-        # The exact maximum carries the rounding of p products.
-        exact = float(reach[0]) * (1 + 4 * len(old.beta) * _EPS)
-        self.reference = replace(old, reach=min(exact, old.reach))
-        return self(Point(point.beta, point.loss, point.gradient, None, point.objective))
+        error, gap_in_se = certificate.error_in_se, np.inf
+        if self.reference is None:
+            gap_in_se = float(np.sqrt(2 * self.problem.weight * gap / self._dispersion(point)))
+            if self.problem.family.self_concordance == 0:
+                error = min(error, gap_in_se)
+        return replace(certificate, method=method, gap=gap, rounding=rounding, error_in_se=error, gap_in_se=gap_in_se)
 
     def _refer(self, point: Point) -> None:
         H = point.hessian + np.diag(self.problem.penalty.l2)  # type: ignore[operator]
         root = inverse_root(H)
-        units = np.sqrt(np.diag(H))
+        units = self._units = np.sqrt(np.diag(H))
         spread = np.inf if root is None else float(np.sum((units[:, None] * root) ** 2))
         doubt = 10 * len(H) * _EPS * spread
         if root is None or doubt > 0.1:
@@ -139,10 +214,11 @@ class Certifier:
         return _EPS * float(4 * sums + 2 * (np.abs(point.beta) @ reference.units + level))
 
     def _kkt(self, point: Point) -> float:
-        if self.reference is None or not np.isfinite(point.objective):
+        if self._units is None or not np.isfinite(point.objective):
             return np.inf
         xi = self.problem.penalty.residual(point.beta, point.gradient)
-        worst = np.max(np.abs(xi) / self.reference.units, initial=0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            worst = np.max(np.where(xi == 0, 0.0, np.abs(xi) / self._units), initial=0.0)
         return float(np.sqrt(self.problem.weight / self._dispersion(point)) * worst)
 
     def _dispersion(self, point: Point) -> float:
@@ -150,13 +226,6 @@ class Certifier:
         if not self.problem.family.has_dispersion:
             return 1.0
         return max(2 * point.loss, np.finfo(float).tiny)
-
-
-def _omega(tau: float) -> float:
-    """Return [tau + (1 - tau) log(1 - tau)] / tau^2, 1/2 at 0, rounded upward."""
-    if tau < 1e-4:
-        return 0.5 + tau / 4  # the series is 1/2 + tau/6 + tau^2/12 + ...
-    return float((tau + (1 - tau) * np.log1p(-tau)) / tau**2)
 
 
 def _radius(tau: float) -> float:

@@ -4,7 +4,7 @@ A solver says ``stop(trace(point))`` once an iteration and returns when that is 
 distance to the optimum, never about the change of an iterate, and no fit ends without a status:
 
 optimal        the bound is within the tolerance (or at the working precision of the sums, with a note)
-converged      the optimality conditions hold to the tolerance, but no bound exists: the Hessian is singular
+converged      the optimality conditions hold to the tolerance, but no bound exists
 max_passes     the passes are used up
 interrupted    by Ctrl-C
 no_finite_mle  the coefficients grow without end: a direction of recession was found and verified
@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 _SUSPECT = 15.0  # |beta_j| sd_j beyond which separation is looked for
 _SEARCH = 2  # passes that a search for a direction of recession takes
 _LONG = 32  # iterations without a bound after which it is looked for in any case
+_BETWEEN_PROOFS = 8  # iterations from one proof by a singular Hessian to the next
 _TAILS = (1e-1, 1e-2, 1e-4, 1e-6)  # score and curvature of rows that a direction of recession may move
 
 
@@ -73,7 +74,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """``tol``: certified error of the coefficients in standard errors; ``rel_gap``: gap over the null objective."""
+    """``tol``: certified error of the coefficients in standard errors; ``rel_gap``: gap over the null objective.
+
+    Where no Hessian is definite coefficients have no standard errors, and ``tol`` is about the gap: gap <= tol^2 phi /
+    (2 W), what an error of ``tol`` standard errors costs in the objective.
+    """
 
     tol: float = 0.01
     rel_gap: float | None = None
@@ -81,11 +86,16 @@ class Tolerance:
     def met(self, certificate: Certificate, null_objective: float) -> bool:
         if self.rel_gap is not None:
             return certificate.gap <= self.rel_gap * null_objective
-        return certificate.error_in_se <= self.tol
+        return self._in_se(certificate) <= self.tol
+
+    @staticmethod
+    def _in_se(certificate: Certificate) -> float:
+        """Return the error in standard errors; where no Hessian is definite, what the gap amounts to."""
+        return min(certificate.error_in_se, certificate.gap_in_se)
 
     def out_of_reach(self, certificate: Certificate) -> bool:
         """Whether what is bounded is no more than twice the rounding of the sums."""
-        if self.rel_gap is not None:
+        if self.rel_gap is not None or not np.isfinite(certificate.error_in_se):
             return certificate.gap <= 2 * certificate.rounding
         return certificate.error_in_se <= 2 * certificate.rounding_in_se
 
@@ -133,10 +143,13 @@ class StoppingRule:
             unproven = not np.isfinite(row.certificate.gap)
             if unproven:
                 self._next_proof = 2 * row.iteration
+            elif self.trace.certifier.reference is None:
+                self._next_proof = row.iteration + _BETWEEN_PROOFS
         if self._done(row.certificate):
             return "optimal"
         room = self.max_passes - problem.passes
-        settled = self.trace.certifier.reference is None and self._stationary(row.point)
+        bounded = self.trace.certifier.reference is not None or np.isfinite(row.certificate.gap)
+        settled = not bounded and self._stationary(row.point)
         looked_for = settled or unproven or self._suspicious(row) or self._closing(row, room)
         if looked_for and room >= _SEARCH and self._separated(row):
             return "no_finite_mle"

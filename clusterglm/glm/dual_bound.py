@@ -1,0 +1,165 @@
+"""Bounds of second order along a step towards the optimum, with no need of a definite Hessian.
+
+The theorem of duality.py at z_i = mu_i + h_i a_i'd, for *any* d with tau = c max_i |a_i'd| < 1:
+
+    u = -(g + H d),    F <= d'Hd omega(tau),    H = Hessian of f at beta,   c = the family's self-concordance
+
+Take for d a step that minimises the quadratic model of P at beta. Then u is a subgradient of Omega at beta + d, all
+conditions on u hold, and what is left tends to (d'Hd + d' diag(l2) d)/2, half the squared Newton decrement. H may be
+singular: collinear columns under L1, more columns than rows. tau is measured along one direction, not all of them.
+
+Coefficients U without penalty need u_U = 0 exactly, and get u_U = r at the level of rounding. The step d + e with
+H_UU e = r meets it. With |r| <= R and E^2 = R'|H_UU^-1|R this exact step has ||d + e||_H <= ||d||_H + E, it moves the
+other u_j by at most E sqrt H_jj and |a_i'(d + e)| by at most sum_U |a_ik| |e_k|.
+
+``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for the columns of H that
+belong to U and to coefficients off 0, and steps among them: for rows so wide that their Hessian is never formed. It
+costs n p |S| instead of n p^2. Both are 1.00 to 1.07 times the true distance (median) where that is above rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.glm.algebra import inverse_root
+from clusterglm.glm.duality import EPS, duality_gap, gradient_noise, omega
+from clusterglm.glm.families import Family
+from clusterglm.glm.kernels import Block, Extremes, predictor
+from clusterglm.glm.penalties import Penalty
+from clusterglm.glm.problem import Point, Problem
+from clusterglm.glm.quadratic import minimise
+
+Array = NDArray[np.float64]
+MOST_DIRECTIONS = 256
+_FURTHEST = 0.95  # tau beyond which rounding might hide that no minimiser exists
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound on P(beta) - P*, and the part of it that stands for rounding."""
+
+    gap: float
+    rounding: float
+
+
+@dataclass(frozen=True)
+class _Curvature:
+    """What is known of H: its columns S as (p, |S|), sqrt of its diagonal (p,), and the mean of h."""
+
+    S: NDArray[np.intp]
+    products: Array
+    units: Array
+    mean: float
+
+
+_NONE = Bound(np.inf, 0.0)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def along(block: Block, family: Family, beta: Array, columns: NDArray[np.intp]) -> tuple[Array, Array, float]:
+    """Return (X' diag(w h) X_S, the diagonal of X' diag(w h) X, the sum of w h): (p, |S|), (p,) and a number."""
+    w = np.ones(len(block.y)) if block.weights is None else block.weights
+    h = w * family.terms(block.y, predictor(block, beta))[2]
+    return block.X.T @ (h[:, None] * block.X[:, columns]), h @ (block.X * block.X), float(h.sum())
+
+
+def reach(block: Block, direction: Array) -> tuple[Extremes]:
+    """Return max |a_i'd| over rows of positive weight."""
+    rows = block.X if block.weights is None else block.X[block.weights > 0]
+    return (Extremes(np.max(np.abs(rows @ direction), initial=0.0, keepdims=True)),)
+
+
+def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0.0, measure: bool = False) -> Bound:
+    """Return the bound along the step of the quadratic model, from the Hessian that ``point`` carries.
+
+    Parameters
+    ----------
+    problem : Problem
+    point : Point
+    largest : array (p,)
+        Bounds on max_i |a_ij|.
+    offset : float
+        A bound on |offset_i|.
+    measure : bool
+        Whether tau may be measured exactly, by one pass, where its bound from ``largest`` is too coarse.
+    """
+    H = point.hessian
+    if H is None or not (np.isfinite(point.objective) and np.isfinite(H).all()):
+        return _NONE
+    S = directions(problem.penalty, point, largest, len(H))
+    units = np.sqrt(np.diag(H))
+    # H_jj <= largest_j^2 (mean of h), with equality for an intercept.
+    mean = float(np.max(units / largest)) ** 2
+    return _bound(problem, point, largest, offset, _Curvature(S, H[:, S], units, mean), measure)
+
+
+def dual_bound(
+    problem: Problem, point: Point, largest: Array, offset: float = 0.0, most: int = MOST_DIRECTIONS
+) -> Bound:
+    """Return the bound along the model's step among a few columns, by one pass (two where tau has to be measured).
+
+    ``largest`` and ``offset`` as in ``step_bound``; ``most`` limits |S|. No bound where more columns carry no penalty.
+    """
+    if not np.isfinite(point.objective) or np.count_nonzero(problem.penalty.free) > most:
+        return _NONE
+    S = directions(problem.penalty, point, largest, most)
+    sums = problem.sum(along, problem.family, point.beta, S)
+    products, diagonal, mean = (np.asarray(t) / problem.weight for t in sums)
+    return _bound(problem, point, largest, offset, _Curvature(S, products, np.sqrt(diagonal), float(mean)), True)
+
+
+def directions(penalty: Penalty, point: Point, largest: Array, most: int) -> NDArray[np.intp]:
+    """Return S, sorted: the columns without penalty, then those off 0 or about to leave it, the worst first."""
+    free = np.flatnonzero(penalty.free)
+    xi = np.abs(penalty.residual(point.beta, point.gradient)) / largest
+    rest = np.flatnonzero(~penalty.free & ((point.beta != 0) | (xi > 0)))
+    worst = rest[np.argsort(-xi[rest], kind="stable")][: most - len(free)]
+    return np.sort(np.concatenate([free, worst]))
+
+
+def _bound(
+    problem: Problem, point: Point, largest: Array, offset: float, curvature: _Curvature, measure: bool
+) -> Bound:
+    """Return the bound along the step to the model's minimum among the columns S."""
+    family, penalty = problem.family, problem.penalty
+    S, units = curvature.S, curvature.units
+    block = (curvature.products[S] + curvature.products[S].T) / 2
+    step = minimise(block, point.gradient[S], point.beta[S], penalty.take(S)) - point.beta[S]
+    if not np.isfinite(step).all():
+        return _NONE
+    product = curvature.products @ step
+    u = -(point.gradient + product)
+    square, moved = max(float(step @ product[S]), 0.0), float(np.abs(step) @ units[S])
+    noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, curvature.mean)
+    noise = noise + 10 * EPS * units * moved
+    error, beside, reached = 0.0, 0.0, float(largest[S] @ np.abs(step))
+    among = np.flatnonzero(penalty.free[S])
+    if len(among):
+        free = S[among]
+        root = inverse_root(block[np.ix_(among, among)])
+        doubt = np.inf if root is None else 10 * len(free) * EPS * float(np.sum((units[free, None] * root) ** 2))
+        if root is None or doubt > 0.1:
+            return _NONE
+        off = np.abs(u[free]) + noise[free]
+        back = np.abs(root @ root.T) @ off / (1 - doubt)
+        error = float(np.sqrt(off @ back))
+        beside = float(largest[free] @ back)
+    tau = family.self_concordance * (reached + beside)
+    if tau >= _FURTHEST and measure:
+        direction = np.zeros_like(point.beta)
+        direction[S] = step
+        (found,) = problem.sum(reach, direction)
+        tau = family.self_concordance * (float(found[0]) + 4 * EPS * len(S) * reached + beside)
+    if tau >= _FURTHEST:
+        return _NONE
+    w = omega(tau)
+
+    def gap(noise: Array, square: float) -> float:
+        return duality_gap(penalty, point.beta, u, noise, w * square, point.loss, family.self_concordance == 0)
+
+    length = np.sqrt(square + 10 * EPS * moved * moved) + error
+    bound = gap(noise + error * units, float(length) ** 2)
+    return Bound(bound, max(bound - gap(np.zeros_like(noise), square), 0.0))

@@ -1,0 +1,118 @@
+"""The duality gap of a point, written as a sum of terms that are never negative: nothing cancels.
+
+    minimise  P(beta) = (1/W) sum_i w_i l(y_i, eta_i) + Omega(beta),  eta_i = offset_i + a_i' beta,  mu_i = mean at eta_i
+
+Theorem. Take any z_i in the closed range of the mean, u = (1/W) sum_i w_i (y_i - z_i) a_i and any 0 < k <= 1. If u is 0
+at the coefficients without penalty, then for the infimum P* of P, attained or not,
+
+    P(beta) - P* <= F_k + sum_j [ Omega_j(beta_j) + Omega_j*(k u_j) - k u_j beta_j ]
+
+    Omega_j*(v)  = (|v| - l1_j)+^2 / (2 l2_j);   0 up to |v| = l1_j and infinite beyond where l2_j = 0
+    F_k         <= k F + (1 - k) f,              F = (1/W) sum_i w_i B(z_i, mu_i),   f = mean loss
+    F_k         <= (k sqrt F + (1 - k) sqrt f)^2     for the gaussian family
+    B(z, mu)     = l(z, eta), half the unit deviance of a target z
+
+Proof. For a canonical link l(y, eta) = b(eta) - y eta + b*(y) with b convex and b' the mean. So B(z, mu) = b(eta) - z
+eta + b*(z), and b(eta') >= z eta' - b*(z) for every eta' (Fenchel and Young). Subtracting, l(y, eta) - l(y, eta') <=
+B(z, mu) + (z - y)(eta - eta'). The weighted mean is f(beta) - f(beta') <= F + u'(beta' - beta): offsets drop out. Add
+Omega(beta) - Omega(beta') and take the supremum over beta'. For k < 1 put z_k = k z + (1 - k) y in place of z: its u is
+k u; B is convex in its first argument and B(y, mu) = l(y, eta); for the gaussian family sqrt(2 B) is a norm. QED
+
+k takes the place of the scaling of a dual point (Duenner, Forte, Takac and Jaggi 2016, ICML) and of a radius around the
+solution: it makes |k u_j| <= l1_j true. At k = 0 the bound is P(beta) itself. Whoever calls chooses z:
+
+    z = mu               u = -g, F = 0: the *free* gap (free_gap.py)
+    z = mu + h (a'd)     u = -(g + H d), F <= d'Hd omega(tau), tau = max |a_i'd|: of second order (dual_bound.py)
+
+Rounding: ``noise`` (p,) bounds the error of u; the bound is taken at its worst u. See ``gradient_noise``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.glm.families import Family
+from clusterglm.glm.penalties import Penalty
+
+Array = NDArray[np.float64]
+EPS = float(np.finfo(float).eps)
+_SHRINKAGE = 1 - np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
+
+
+def omega(tau: float) -> float:
+    """Return [tau + (1 - tau) log(1 - tau)] / tau^2, 1/2 at 0 and 1 at 1, rounded upward.
+
+    With k(x) = (1 + x) log(1 + x) - x <= x^2 omega(|x|), z = mu + h t and q = 1 - mu: B(z, mu) is mu k(t) for Poisson
+    and mu k(q t) + q k(-mu t) for the logit, so B <= h t^2 omega(|t|) where |t| < 1. Gaussian: B = h t^2 / 2.
+    """
+    if tau < 1e-4:
+        return 0.5 + tau / 4  # the series is 1/2 + tau/6 + tau^2/12 + ...
+    return float((tau + (1 - tau) * np.log1p(-tau)) / tau**2)
+
+
+def duality_gap(
+    penalty: Penalty, beta: Array, u: Array, noise: Array, divergence: float, loss: float, quadratic: bool
+) -> float:
+    """Return the theorem's bound, least over k.
+
+    Parameters
+    ----------
+    penalty : Penalty
+    beta, u, noise : array (p,)
+        The coefficients, u and a bound on the error of u. Coefficients without penalty are left out: their u must be 0.
+    divergence, loss : float
+        F and f.
+    quadratic : bool
+        Whether the family is gaussian.
+    """
+    some = ~penalty.free
+    l1, l2, b = penalty.l1[some], penalty.l2[some], np.abs(beta[some])
+    # beta_j > 0 without loss of generality: along = u_j in its direction.
+    along, n = np.where(beta[some] < 0, -u[some], u[some]), noise[some]
+    size = np.abs(along) + n
+    sharp = l2 == 0
+    with np.errstate(divide="ignore"):
+        most = float(np.min(l1[sharp] / size[sharp], initial=1.0))
+    gaps = []
+    for k in most * _SHRINKAGE:
+        mean_part = k * divergence + (1 - k) * loss
+        if quadratic:
+            mean_part = (k * np.sqrt(divergence) + (1 - k) * np.sqrt(loss)) ** 2
+        gaps.append(mean_part + float(np.sum(_penalty_part(l1, l2, b, k * along, k * n))))
+    return float(np.min(gaps)) * (1 + 4 * (len(b) + 4) * EPS)
+
+
+def _penalty_part(l1: Array, l2: Array, b: Array, v: Array, n: Array) -> Array:
+    """Return l1 b + l2 b^2/2 - v b + Omega*(v) for b >= 0 at the worst v within n, coordinate by coordinate."""
+    soft = np.where(l2 > 0, l2, 1.0)
+    beyond = v - l1
+    # Beyond l1 the terms make a square: (v - l1 - l2 b)^2 / (2 l2), plus what the error may add.
+    square = ((beyond - l2 * b) ** 2 + n * (2 * np.maximum(beyond, 0.0) + n)) / (2 * soft)
+    excess = np.maximum(np.abs(v) + n - l1, 0.0)
+    plain = np.maximum(-beyond, 0.0) * b + l2 * b * b / 2 + excess * excess / (2 * soft) * (l2 > 0)
+    part: Array = np.where((beyond > 0) & (l2 > 0), square, plain) + n * b
+    return part
+
+
+def gradient_noise(
+    family: Family, loss: float, beta: Array, units: Array, largest: Array, offset: float, curvature: float
+) -> Array:
+    """Return what rounding may have done to the gradient at ``beta``, (p,): a few eps of the sums of absolute terms.
+
+        mean of |s a_j|           <= sqrt(2 f H_jj),  largest_j sqrt(f / 2),  2 sqrt(2 f H_jj) + 2 f largest_j
+        mean of |h a_j| |d eta|   <= 2 eps sqrt H_jj (sum_k |beta_k| sqrt H_kk + (|offset| + 1) sqrt(mean h))
+
+    for gaussian, binomial and Poisson: s^2 = 2 l; s^2 <= l / 2 (Pinsker); s^2 <= 2 l max(y, mu) and y <= mu + |s|.
+
+    ``units`` (p,) bound sqrt H_jj, ``curvature`` the mean of h, ``largest`` (p,) the entries of the columns.
+    """
+    if family.name == "gaussian":
+        sums = np.sqrt(2 * loss) * units
+    elif family.name == "binomial":
+        sums = np.sqrt(loss / 2) * largest
+    else:
+        sums = 2 * np.sqrt(2 * loss) * units + 2 * loss * largest
+    moved = float(np.abs(beta) @ units) + (offset + 1) * float(np.sqrt(curvature))
+    noise: Array = EPS * (4 * sums + 2 * units * moved)
+    return noise
