@@ -67,11 +67,11 @@ class Exact:
         h = {
             "gaussian": lambda: np.ones_like(eta),
             "poisson": lambda: np.exp(eta),
-            "binomial": lambda: 1 / ((1 + np.exp(-eta)) * (1 + np.exp(eta))),
+            "binomial": lambda: np.exp(-np.abs(eta)) / (1 + np.exp(-np.abs(eta))) ** 2,
         }[self.family]()
         return (self.A.T * (self.w * h)) @ self.A / self.w.sum()
 
-    def minimise(self, start: np.ndarray, sharp: float = 1e-26, most: int = 40) -> tuple[list[Any], Any]:
+    def minimise(self, start: np.ndarray, sharp: float = 1e-26, most: int = 80) -> tuple[list[Any], Any]:
         """Return (the optimum, its largest residual in the columns' units) in 50 digits."""
         beta = [mp.mpf(b) for b in start.tolist()]
         units = np.maximum(np.abs(self.A).max(axis=0), 1e-300)
