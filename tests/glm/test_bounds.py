@@ -140,7 +140,7 @@ EVERY_BOUND = {
     "intercept": st.booleans(),
     "decade": st.integers(-3, 0),
 }
-test_no_bound_is_below_the_true_distance = settings(max_examples=70, **QUIET)(given(**EVERY_BOUND)(every_bound_holds))
+test_no_bound_is_below_the_true_distance = settings(max_examples=200, **QUIET)(given(**EVERY_BOUND)(every_bound_holds))
 test_no_bound_is_below_the_true_distance_in_3000 = pytest.mark.timeout(7200)(
     pytest.mark.full(settings(max_examples=3000, **QUIET)(given(**EVERY_BOUND)(every_bound_holds)))
 )
