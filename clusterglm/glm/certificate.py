@@ -42,6 +42,7 @@ from clusterglm.glm.problem import Point, Problem
 
 Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
+_LEAST = 1e-290  # dispersion of a perfect fit: W / phi stays a number
 MOST_COLUMNS = 4000  # beyond which ``sharpen`` forms no Hessian, and takes the dual bound instead
 
 
@@ -152,7 +153,7 @@ class Certifier:
         m = c * reference.reach * moved
         noise = self._noise(point, reference)
         flat = float(np.linalg.norm(reference.root.T @ xi)) + noise
-        in_se = float(np.sqrt(self.problem.weight / self._dispersion(point)))
+        in_se = float(np.sqrt(self.precision(point)))
         kkt, estimate = self._kkt(point), in_se * flat
         with np.errstate(over="ignore"):
             delta = flat * float(np.exp(m / 2))
@@ -183,12 +184,13 @@ class Certifier:
         gap, rounding = found[0] + certificate.rounding, found[1] + certificate.rounding
         if not gap < certificate.gap:
             return certificate
-        error, gap_in_se = certificate.error_in_se, np.inf
-        if self.reference is None:
-            gap_in_se = float(np.sqrt(2 * self.problem.weight * gap / self._dispersion(point)))
-            if self.problem.family.self_concordance == 0:
-                error = min(error, gap_in_se)
-        return replace(certificate, method=method, gap=gap, rounding=rounding, error_in_se=error, gap_in_se=gap_in_se)
+        smaller = replace(certificate, method=method, gap=gap, rounding=rounding)
+        if self.reference is not None:
+            return smaller
+        # The rounding of the objective that is reported has no part in the error of the coefficients.
+        in_se, blurred = (float(np.sqrt(2 * part) * np.sqrt(self.precision(point))) for part in found)
+        error = in_se if self.problem.family.self_concordance == 0 else np.inf
+        return replace(smaller, error_in_se=error, gap_in_se=in_se, rounding_in_se=blurred)
 
     def _refer(self, point: Point) -> None:
         H = point.hessian + np.diag(self.problem.penalty.l2)  # type: ignore[operator]
@@ -219,13 +221,17 @@ class Certifier:
         xi = self.problem.penalty.residual(point.beta, point.gradient)
         with np.errstate(divide="ignore", invalid="ignore"):
             worst = np.max(np.where(xi == 0, 0.0, np.abs(xi) / self._units), initial=0.0)
-        return float(np.sqrt(self.problem.weight / self._dispersion(point)) * worst)
+        return float(np.sqrt(self.precision(point)) * worst)
+
+    def precision(self, point: Point) -> float:
+        """Return W / phi: what turns a squared distance into squared standard errors."""
+        return self.problem.weight / self._dispersion(point)
 
     def _dispersion(self, point: Point) -> float:
         """Return Pearson's phi, W in the denominator; 1 where the family has none. Above 0, also for a perfect fit."""
         if not self.problem.family.has_dispersion:
             return 1.0
-        return max(2 * point.loss, np.finfo(float).tiny)
+        return max(2 * point.loss, _LEAST)
 
 
 def _radius(tau: float) -> float:

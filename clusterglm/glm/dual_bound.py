@@ -8,13 +8,15 @@ Take for d a step that minimises the quadratic model of P at beta. Then u is a s
 conditions on u hold, and what is left tends to (d'Hd + d' diag(l2) d)/2, half the squared Newton decrement. H may be
 singular: collinear columns under L1, more columns than rows. tau is measured along one direction, not all of them.
 
-Coefficients U without penalty need u_U = 0 exactly, and get u_U = r at the level of rounding. The step d + e with
-H_UU e = r meets it. With |r| <= R and E^2 = R'|H_UU^-1|R this exact step has ||d + e||_H <= ||d||_H + E, it moves the
-other u_j by at most E sqrt H_jj and |a_i'(d + e)| by at most sum_U |a_ik| |e_k|.
+Coefficients without penalty need u = 0 exactly, and get it up to rounding; |u_j| > l1_j by rounding alone would cost
+(1 - k) P. So what should hold exactly at some columns T is made to: where u_T = wanted_T + r, the step d + e with
+H_TT e = r meets it. With |r| <= R and E^2 = R'|H_TT^-1|R that step has ||d + e||_H <= ||d||_H + E, moves the other u_j by
+at most E sqrt H_jj and a_i'd by at most sum_T |a_ik| |e_k|: rounding, too, is of second order. T are the columns
+without penalty and those that the model has off 0 under L1 alone, or the former only where H_TT is singular.
 
-``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for the columns of H that
-belong to U and to coefficients off 0, and steps among them: for rows so wide that their Hessian is never formed. It
-costs n p |S| instead of n p^2. Both are 1.00 to 1.07 times the true distance (median) where that is above rounding.
+``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for those columns of H
+that carry no penalty or are off 0, and steps among them: for rows so wide that their Hessian is never formed. It costs
+n p |S| instead of n p^2. Both are 1.00 to 1.06 times the true distance (median), down to 1e-10 of the coefficients.
 """
 
 from __future__ import annotations
@@ -135,18 +137,19 @@ def _bound(
     square, moved = max(float(step @ product[S]), 0.0), float(np.abs(step) @ units[S])
     noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, curvature.mean)
     noise = noise + 10 * EPS * units * moved
-    error, beside, reached = 0.0, 0.0, float(largest[S] @ np.abs(step))
-    among = np.flatnonzero(penalty.free[S])
-    if len(among):
-        free = S[among]
-        root = inverse_root(block[np.ix_(among, among)])
-        doubt = np.inf if root is None else 10 * len(free) * EPS * float(np.sum((units[free, None] * root) ** 2))
-        if root is None or doubt > 0.1:
-            return _NONE
-        off = np.abs(u[free]) + noise[free]
-        back = np.abs(root @ root.T) @ off / (1 - doubt)
-        error = float(np.sqrt(off @ back))
-        beside = float(largest[free] @ back)
+    reached = float(largest[S] @ np.abs(step))
+    # What must hold exactly: u = 0 without penalty, |u| = l1 at the model's active coefficients under L1 alone.
+    free, sharp = penalty.free[S], (penalty.l2[S] == 0) & (point.beta[S] + step != 0)
+    wanted = np.sign(u) * penalty.l1
+    for pinned in (S[free | sharp], S[free]):
+        exact = _correction(curvature, S, block, pinned, np.abs(u - wanted) + noise, largest)
+        if exact is not None:
+            break
+    else:
+        return _NONE
+    error, beside = exact
+    u[pinned], noise = wanted[pinned], noise + error * units
+    noise[pinned] = 0.0
     tau = family.self_concordance * (reached + beside)
     if tau >= _FURTHEST and measure:
         direction = np.zeros_like(point.beta)
@@ -161,5 +164,25 @@ def _bound(
         return duality_gap(penalty, point.beta, u, noise, w * square, point.loss, family.self_concordance == 0)
 
     length = np.sqrt(square + 10 * EPS * moved * moved) + error
-    bound = gap(noise + error * units, float(length) ** 2)
+    bound = gap(noise, float(length) ** 2)
     return Bound(bound, max(bound - gap(np.zeros_like(noise), square), 0.0))
+
+
+def _correction(
+    curvature: _Curvature, S: NDArray[np.intp], block: Array, pinned: NDArray[np.intp], off: Array, largest: Array
+) -> tuple[float, float] | None:
+    """Return bounds on ||e||_H and max |a_i'e| of the correction e among ``pinned`` columns: H_TT e = r, |r| <= off.
+
+    None where the Hessian of these columns is not definite.
+    """
+    if not len(pinned):
+        return 0.0, 0.0
+    among = np.searchsorted(S, pinned)
+    root = inverse_root(block[np.ix_(among, among)])
+    if root is None:
+        return None
+    doubt = 10 * len(pinned) * EPS * float(np.sum((curvature.units[pinned, None] * root) ** 2))
+    if doubt > 0.1:
+        return None
+    back = np.abs(root @ root.T) @ off[pinned] / (1 - doubt)
+    return float(np.sqrt(off[pinned] @ back)), float(largest[pinned] @ back)

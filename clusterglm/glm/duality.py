@@ -1,6 +1,6 @@
 """The duality gap of a point, written as a sum of terms that are never negative: nothing cancels.
 
-    minimise  P(beta) = (1/W) sum_i w_i l(y_i, eta_i) + Omega(beta),  eta_i = offset_i + a_i' beta,  mu_i = mean at eta_i
+    minimise  P(beta) = (1/W) sum_i w_i l(y_i, eta_i) + Omega(beta),  eta_i = offset_i + a_i' beta,  mu_i = mean(eta_i)
 
 Theorem. Take any z_i in the closed range of the mean, u = (1/W) sum_i w_i (y_i - z_i) a_i and any 0 < k <= 1. If u is 0
 at the coefficients without penalty, then for the infimum P* of P, attained or not,
@@ -79,19 +79,20 @@ def duality_gap(
         mean_part = k * divergence + (1 - k) * loss
         if quadratic:
             mean_part = (k * np.sqrt(divergence) + (1 - k) * np.sqrt(loss)) ** 2
-        gaps.append(mean_part + float(np.sum(_penalty_part(l1, l2, b, k * along, k * n))))
+        # Convex in u: the worst u within its error is at one of the ends.
+        ends = [_penalty_part(l1, l2, b, k * (along + e)) for e in (-n, n)]
+        gaps.append(mean_part + float(np.sum(np.maximum(*ends))))
     return float(np.min(gaps)) * (1 + 4 * (len(b) + 4) * EPS)
 
 
-def _penalty_part(l1: Array, l2: Array, b: Array, v: Array, n: Array) -> Array:
-    """Return l1 b + l2 b^2/2 - v b + Omega*(v) for b >= 0 at the worst v within n, coordinate by coordinate."""
+def _penalty_part(l1: Array, l2: Array, b: Array, v: Array) -> Array:
+    """Return l1 b + l2 b^2/2 - v b + Omega*(v) for b >= 0, coordinate by coordinate; for |v| <= l1 where l2 = 0."""
     soft = np.where(l2 > 0, l2, 1.0)
-    beyond = v - l1
-    # Beyond l1 the terms make a square: (v - l1 - l2 b)^2 / (2 l2), plus what the error may add.
-    square = ((beyond - l2 * b) ** 2 + n * (2 * np.maximum(beyond, 0.0) + n)) / (2 * soft)
-    excess = np.maximum(np.abs(v) + n - l1, 0.0)
-    plain = np.maximum(-beyond, 0.0) * b + l2 * b * b / 2 + excess * excess / (2 * soft) * (l2 > 0)
-    part: Array = np.where((beyond > 0) & (l2 > 0), square, plain) + n * b
+    beyond, below = v - l1, np.maximum(-v - l1, 0.0)
+    # Beyond l1 the terms make a square: (v - l1 - l2 b)^2 / (2 l2).
+    square = (beyond - l2 * b) ** 2 / (2 * soft)
+    plain = np.maximum(-beyond, 0.0) * b + l2 * b * b / 2 + below * below / (2 * soft)
+    part: Array = np.where((beyond > 0) & (l2 > 0), square, plain)
     return part
 
 

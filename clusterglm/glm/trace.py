@@ -95,15 +95,15 @@ class Tolerance:
 
     def out_of_reach(self, certificate: Certificate) -> bool:
         """Whether what is bounded is no more than twice the rounding of the sums."""
-        if self.rel_gap is not None or not np.isfinite(certificate.error_in_se):
-            return certificate.gap <= 2 * certificate.rounding
-        return certificate.error_in_se <= 2 * certificate.rounding_in_se
-
-    def worth_proving(self, certificate: Certificate, null_objective: float, weight: float) -> bool:
-        """Whether the first-order estimate says that an exact Hessian would prove the point."""
         if self.rel_gap is not None:
-            # To first order the gap is delta^2 / 2, and estimate^2 = weight / phi delta^2 with phi at most 1 here.
-            return certificate.estimate**2 / (2 * weight) <= self.rel_gap * null_objective
+            return certificate.gap <= 2 * certificate.rounding
+        return self._in_se(certificate) <= 2 * certificate.rounding_in_se
+
+    def worth_proving(self, certificate: Certificate, null_objective: float, precision: float) -> bool:
+        """Whether the first-order estimate says that an exact Hessian would prove the point; ``precision`` is W/phi."""
+        if self.rel_gap is not None:
+            # To first order the gap is delta^2 / 2, and estimate^2 = W / phi delta^2.
+            return bool((certificate.estimate / np.sqrt(precision)) ** 2 / 2 <= self.rel_gap * null_objective)
         return certificate.estimate <= self.tol
 
 
@@ -186,7 +186,8 @@ class StoppingRule:
             return False
         if self.trace.certifier.reference is None:
             return self._stationary(row.point)
-        return self.tolerance.worth_proving(row.certificate, self.null_objective, self.trace.problem.weight)
+        precision = self.trace.certifier.precision(row.point)
+        return self.tolerance.worth_proving(row.certificate, self.null_objective, precision)
 
     def _stationary(self, point: Point) -> bool:
         """Whether the optimality conditions hold in the columns' own units, to 1e-4 of the tolerance's scale."""
@@ -194,7 +195,9 @@ class StoppingRule:
         xi = problem.penalty.residual(point.beta, point.gradient)
         units = np.maximum(self.trace.certifier.largest, np.finfo(float).tiny)
         tol = self.tolerance.tol if self.tolerance.rel_gap is None else np.sqrt(self.tolerance.rel_gap)
-        return bool(np.max(np.abs(xi) / units, initial=0.0) <= tol * 1e-2 / np.sqrt(problem.weight))
+        return bool(
+            np.max(np.abs(xi) / units, initial=0.0) <= tol * 1e-2 / np.sqrt(self.trace.certifier.precision(point))
+        )
 
     def _suspicious(self, row: Iteration) -> bool:
         if row.iteration < self._next_search or np.isfinite(row.certificate.gap):

@@ -140,7 +140,7 @@ EVERY_BOUND = {
     "intercept": st.booleans(),
     "decade": st.integers(-3, 0),
 }
-test_no_bound_is_below_the_true_distance = settings(max_examples=200, **QUIET)(given(**EVERY_BOUND)(every_bound_holds))
+test_no_bound_is_below_the_true_distance = settings(max_examples=80, **QUIET)(given(**EVERY_BOUND)(every_bound_holds))
 test_no_bound_is_below_the_true_distance_in_3000 = pytest.mark.timeout(7200)(
     pytest.mark.full(settings(max_examples=3000, **QUIET)(given(**EVERY_BOUND)(every_bound_holds)))
 )
@@ -217,12 +217,14 @@ def test_the_level_of_the_null_model_is_enclosed(make_table: Any) -> None:
     for family in FAMILIES:
         table = make_table(family, 60, 2, offset=True)
         _, certifier, null = set_up(table, family, Penalty(np.array([0, 0.1, 0.1]), np.zeros(3)))
-        off = Point(null.beta + [1e-4, 0, 0], null.loss, null.gradient + 1e-4 * null.hessian[:, 0], null.hessian, 1.0)
+        off = Point(
+            null.beta + 1e-4 * np.eye(3)[0], null.loss, null.gradient + 1e-4 * null.hessian[:, 0], null.hessian, 1.0
+        )
         for point in (null, off):
             low, high = null_level(FAMILIES[family], point, 0, 1.0, certifier.offset)  # type: ignore[misc]
             assert low <= null.beta[0] <= high
         assert null_level(FAMILIES[family], Point(null.beta, 1.0, null.gradient, None, 1.0), 0, 1.0) is None
-        moved = Point(null.beta + [0, 1, 0], 1.0, null.gradient, null.hessian, 1.0)
+        moved = Point(null.beta + np.eye(3)[1], 1.0, null.gradient, null.hessian, 1.0)
         assert null_level(FAMILIES[family], moved, 0, 1.0) is None
 
 

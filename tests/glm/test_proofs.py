@@ -1,4 +1,4 @@
-"""Random problems from end to end: an answer with a true certificate, or a named reason; never a wrong number in silence.
+"""Random problems end to end: an answer with a true certificate, or a named reason; never a wrong number in silence.
 
 Family x penalty x solver x weights x offset x intercept x conditioning x shape. True distances are found in 50 digits
 by code that shares nothing with the package (high_precision.py).
