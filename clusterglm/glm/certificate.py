@@ -135,6 +135,11 @@ class Certifier:
         sharper = self._by_reference(point)
         return sharper if sharper.gap <= certificate.gap else certificate
 
+    @property
+    def ill_conditioned(self) -> bool:
+        """Whether the last definite Hessian leaves fewer than ten digits to what is solved with it."""
+        return self.reference is not None and self.reference.spread * _EPS > 1e-10
+
     def dual(self, point: Point) -> Certificate:
         """Certify by one pass without forming a Hessian: along a step among the columns that are off 0."""
         bound = dual_bound(self.problem, point, self.largest, self.offset)

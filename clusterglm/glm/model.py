@@ -19,8 +19,10 @@ from clusterglm.glm import kernels
 from clusterglm.glm.algebra import aliased
 from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.families import FAMILIES, Family
+from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.penalties import PENALTIES, elastic_net
 from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows, Solution
+from clusterglm.glm.refine import refine
 from clusterglm.glm.sample import SampleRows, draw, sample_rows
 from clusterglm.glm.scan import Place, Scan, scan
 from clusterglm.glm.solvers import MOST_COLUMNS, SOLVERS, Solver
@@ -175,7 +177,7 @@ def fit(
     null_objective = start.objective if began == "null model" else null_loss(rows, model, seen, level)
 
     largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
-    certifier = Certifier(problem, largest[kept], seen.largest_offset)
+    certifier = Certifier(problem, largest[kept], seen.largest_offset, Frame.of(seen, kept))
     certifier(start)  # whose Hessian then serves solvers that trace no point with one
     told = limits.on_iteration
     trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)))
@@ -190,6 +192,9 @@ def fit(
         if not trace.iterations:
             trace(solution.point)
         status = stop.settle(solution)
+        if status == "optimal" and not family.self_concordance and certifier.ill_conditioned:
+            solution = Solution(refine(problem, replace(solution.point, hessian=start.hessian)), status)
+            trace(solution.point)
     except KeyboardInterrupt:
         if not trace.iterations:
             raise

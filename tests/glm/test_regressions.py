@@ -239,7 +239,7 @@ def test_d15_under_l1_collinear_columns_and_more_columns_than_rows_are_solved(
     for t in (table, wide):
         found = fitted(t, family, solver, Limits(), penalty="l1", alpha=0.05)
         assert found.status == "optimal"
-        assert found.certificate.method == "curvature"
+        assert found.certificate.method in ("curvature", "free")
         assert np.isfinite(found.certificate.gap)
         assert np.isfinite(found.certificate.kkt)
         p = t.A.shape[1]
@@ -363,18 +363,16 @@ def test_d26_every_fit_reports_how_it_ended_and_unknown_options_are_errors(make_
 LONGLEY = (15.0618722713733, -0.0358191792925910, -2.02022980381683, -1.03322686717359, -0.0511041056535807)
 
 
-@pytest.mark.parametrize(
-    ("solver", "digits"),
-    [("newton", 11), ("proximal_newton", 11), ("proximal_gradient", 9), ("admm", 9), ("lbfgs", 7)],
-)
-def test_longley_to_the_digits_of_the_normal_equations(solver: str, digits: float) -> None:
-    """NIST's certified values; scaled normal equations with one refinement step."""
+@pytest.mark.parametrize("solver", ["newton", "proximal_newton", "proximal_gradient", "admm", "lbfgs"])
+@pytest.mark.parametrize("tol", [0.01, 1e-9])
+def test_longley_to_14_digits(solver: str, tol: float) -> None:
+    """NIST's certified values: an ill-conditioned least-squares fit is refined, whoever found it."""
     from statsmodels.datasets import longley
 
     data = longley.load_pandas()
     rows = clusterglm.from_arrays(data.exog.to_numpy(float), data.endog.to_numpy(float), intercept=True)
-    result = clusterglm.fit(data=rows, solver=solver, family="gaussian", tol=1e-9)
+    result = clusterglm.fit(data=rows, solver=solver, family="gaussian", tol=tol)
     found = np.array([*result.coefficients, result.intercept])
     certified = np.array([*LONGLEY, 1829.15146461355, -3482258.63459582])
     assert result.status == "optimal"
-    assert -np.log10(np.max(np.abs(found / certified - 1))) >= digits
+    assert -np.log10(np.max(np.abs(found / certified - 1))) >= 14

@@ -165,7 +165,7 @@ def test_more_columns_than_rows_under_l1_end_with_a_bound(
     t = make_table(family, 20, 40, intercept=intercept)
     found = fitted(t, family, solver, Limits(tolerance), penalty="l1", alpha=0.1)
     assert found.status == "optimal"
-    assert found.certificate.method == "curvature"
+    assert found.certificate.method in ("curvature", "free")
     assert 0 < found.certificate.gap < 1e-3 * found.null_objective
     assert np.count_nonzero(found.coefficients) <= 20
 
