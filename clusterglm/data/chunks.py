@@ -15,7 +15,9 @@ from clusterglm.errors import UsageError
 from clusterglm.units import format_size
 
 _PROBLEM_BYTES = 64 * 2**20
-_FEWEST_PROBLEMS = 16
+_FEWEST_PROBLEMS, _FEWEST_WIDE = 64, 16
+_NARROW = 256  # columns up to which 64 Gram matrices are a small message
+_CHUNKS_A_THREAD = 16  # of generated rows: their shares differ by one part in 16 at most
 _MEMORY_SHARE = 0.6
 
 
@@ -24,10 +26,10 @@ def _count(number: int, thing: str) -> str:
 
 
 def local_problem_rows(rows: int, columns: int, itemsize: int) -> int:
-    """Return the rows of a local problem: a power of two of micro-blocks, at least 16 problems and at most 64 MiB each
-    where the data are long enough."""
-    size = block_rows(columns, itemsize)
-    while size * 2 * _FEWEST_PROBLEMS <= rows and size * 2 * columns * itemsize <= _PROBLEM_BYTES:
+    """Return the rows of a local problem: a power of two of micro-blocks, at least 64 problems (16 of many columns) and
+    at most 64 MiB each where the data are long enough."""
+    size, fewest = block_rows(columns, itemsize), _FEWEST_PROBLEMS if columns <= _NARROW else _FEWEST_WIDE
+    while size * 2 * fewest <= rows and size * 2 * columns * itemsize <= _PROBLEM_BYTES:
         size *= 2
     return size
 
@@ -109,8 +111,9 @@ def plan(
         )
     if chunk_rows is None:
         size = local
-        # Few large tasks cost the scheduler least; two a thread still even out a slow one.
-        while size * 2 * 2 * max(threads, 1) <= rows and size * 2 * row_bytes <= 4 * _PROBLEM_BYTES:
+        # Files are read in few large pieces, because a row group that is cut is decoded twice.
+        fewest = max(threads, 1) * (_CHUNKS_A_THREAD if data is None else 2)
+        while size * 2 * fewest <= rows and size * 2 * row_bytes <= 4 * _PROBLEM_BYTES:
             size *= 2
         number = _count(-(-rows // size), "chunk")
         held = format_size(size * row_bytes)

@@ -153,12 +153,13 @@ def fit(
     alpha = model.strength(seen.weight)
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
     begin, began = np.zeros(len(labels)), "null model"
+    sample: Rows | None = None
     begin[:first] = level
     if limits.start != "null" and (count := sample_rows(rows.rows, len(labels))):
-        begin, began = sample_start(rows, names, model, alpha, count) or (begin, began)
+        begin, began, sample = sample_start(rows, names, model, alpha, count) or (begin, began, None)
         extra += 1
 
-    problem = Problem(rows, family, penalty, seen.weight, journal, limits.on_pass, passes=1 + extra)
+    problem = Problem(rows, family, penalty, seen.weight, journal, limits.on_pass, 1 + extra, sample)
     start = problem.at(begin, hessian=True, ranges=solver.ranges)
     if not np.isfinite(start.objective):
         cure = "not finite where all coefficients are 0: rescale the target or the offset"
@@ -169,6 +170,7 @@ def fit(
     notes += dropped_notes
     if dropped:
         problem.rows = Columns(rows, kept)
+        problem.sample = sample and Columns(sample, kept)
         problem.penalty = penalty.take(kept)
         if begin[dropped].any():
             start = problem.at(begin[kept], hessian=True, ranges=solver.ranges)
@@ -313,8 +315,10 @@ def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> float:
     return (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
 
 
-def sample_start(rows: Rows, names: Sequence[str], model: Model, alpha: float, count: int) -> tuple[Array, str] | None:
-    """Return the coefficients of a fit on about ``count`` drawn rows, and a name for it; None where it has no answer.
+def sample_start(
+    rows: Rows, names: Sequence[str], model: Model, alpha: float, count: int
+) -> tuple[Array, str, Rows] | None:
+    """Return the fit of about ``count`` drawn rows, a name for it, and those rows; None where it has no answer.
 
     One pass. The sample is fitted to a hundredth of its own distance from the optimum of all rows.
     """
@@ -332,7 +336,7 @@ def sample_start(rows: Rows, names: Sequence[str], model: Model, alpha: float, c
     if found.status not in ("optimal", "converged"):
         return None
     beta = found.coefficients if found.intercept is None else np.append(found.intercept, found.coefficients)
-    return beta, f"fit on {sample.rows} sampled rows"
+    return beta, f"fit on {sample.rows} sampled rows", sample
 
 
 def _kept(

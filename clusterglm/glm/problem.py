@@ -106,6 +106,8 @@ class Problem:
         Called with this problem after every new pass.
     passes : int
         Passes made before, over the same rows.
+    sample : Rows, optional
+        Some of the rows, in this process: they steer a solver and cost no pass.
     """
 
     def __init__(
@@ -117,9 +119,10 @@ class Problem:
         journal: Sequence[Recorded] = (),
         on_pass: Callable[[Problem], None] | None = None,
         passes: int = 0,
+        sample: Rows | None = None,
     ) -> None:
         self.rows, self.family, self.penalty, self.weight = rows, family, penalty, weight
-        self.passes = passes
+        self.passes, self.sample = passes, sample
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
         self._on_pass = on_pass
@@ -166,6 +169,15 @@ class Problem:
         """Return loss and gradient at two points, in one pass."""
         losses, gradients = self.sum(kernels.gradient, self.family, np.column_stack([first, second]))
         return tuple(self.point(b, losses[k], gradients[:, k]) for k, b in enumerate((first, second)))  # type: ignore[return-value]
+
+    def bend(self, beta: Array, step: Array) -> Array:
+        """Return what the sample says of the Hessian at ``beta + step`` less that at ``beta``, (p, p)."""
+        assert self.sample is not None
+        (*_, H, weight), (*_, H_there, _) = (
+            self.sample.sum(kernels.weighed, kernels.hessian, self.family, b) for b in (beta, beta + step)
+        )
+        change: Array = (H_there - H) / weight
+        return change
 
     def objectives(self, candidates: Array) -> Array:
         """Return P at the columns of ``candidates`` (p, K), in one pass."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clusterglm.glm.kernels import Block, Piece
 
 Array = NDArray[np.float64]
-_ROWS_PER_COLUMN = 4000
+_ROWS_PER_COLUMN = 2000
 _LEAST_PER_COLUMN = 20  # below which a sample is no better a start than the null model
 _MOST_BYTES = 32 * 2**20
 _SMALLEST_SHARE = 20  # a sample is at most 1/20 of the rows: it must cost little beside a pass
@@ -41,6 +41,18 @@ class Drawn:
 
     def __add__(self, other: Drawn) -> Drawn:
         return Drawn(self.pieces + other.pieces)
+
+    def __reduce__(self) -> Any:
+        return Drawn, ((self.joined(),) if self.pieces else (),)  # one message, not one a micro-block
+
+    def joined(self) -> Piece:
+        """Return all pieces as one."""
+
+        def together(parts: tuple[Array | None, ...]) -> Any:
+            return None if parts[0] is None else np.concatenate(parts)  # type: ignore[arg-type]
+
+        X, y, weights, offset, starts = zip(*self.pieces, strict=True)
+        return Piece(together(X), together(y), together(weights), together(offset), starts[0])
 
 
 def draw(block: Block, share: float) -> tuple[Drawn]:
@@ -69,14 +81,10 @@ class SampleRows:
     local_problems = 1
 
     def __init__(self, drawn: Drawn) -> None:
-        def joined(name: str) -> Any:
-            parts = [getattr(piece, name) for piece in drawn.pieces]
-            return None if parts[0] is None else np.concatenate(parts)
-
         self._blocks = []
         self.rows = sum(len(piece.y) for piece in drawn.pieces)
         if drawn.pieces:
-            X, y, weights, offset = (joined(name) for name in ("X", "y", "weights", "offset"))
+            X, y, weights, offset, _ = drawn.joined()
             for i in range(0, len(y), _BLOCK_ROWS):
                 cut = slice(i, i + _BLOCK_ROWS)
                 w, o = (None if v is None else v[cut] for v in (weights, offset))

@@ -81,14 +81,15 @@ def test_status_asks_the_scheduler(lab: dict[str, Any], cli: Cli) -> None:
     assert "lab-1" in cli("status", "lab").stdout
 
 
-def test_logs_are_there_for_each_process(lab: dict[str, Any], cli: Cli) -> None:
+def test_logs_are_there_for_each_process(lab: dict[str, Any], cli: Cli, wait_until: Any) -> None:
     done = cli("logs", "lab", "--lines", 5)
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("==>")] == [
         "scheduler",
         "worker-0",
         "worker-1",
     ]
-    assert "distributed" in cli("logs", "lab", "worker-1").stdout
+    # A worker answers before its first line has been written.
+    wait_until(lambda: "distributed" in cli("logs", "lab", "worker-1").stdout, 20)
     assert cli("logs", "lab", "worker-9").returncode == 2
 
 
