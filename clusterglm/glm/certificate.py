@@ -108,7 +108,7 @@ class Certifier:
         if point.hessian is not None:
             self._refer(point)
         certificate = self._smaller(self._by_reference(point), "free", self._free(point), point)
-        if point.hessian is None or np.isfinite(certificate.error_in_se):
+        if point.hessian is None or (self.reference is not None and np.isfinite(certificate.error_in_se)):
             return certificate
         return self._by_step(certificate, point, measure=False)
 
@@ -124,7 +124,8 @@ class Certifier:
             point = Point(point.beta, point.loss, point.gradient, hessian, point.objective)
         certificate = self(point)
         if self.reference is None:
-            return certificate if np.isfinite(certificate.gap) else self._by_step(certificate, point, measure=True)
+            sure = certificate.method == "curvature"
+            return certificate if sure else self._by_step(certificate, point, measure=True)
         if np.isfinite(certificate.error_in_se):
             return certificate
         old = self.reference
@@ -172,13 +173,23 @@ class Certifier:
         return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, rounding_in_se)
 
     def _free(self, point: Point) -> tuple[float, float]:
-        """Return the free gap and its rounding."""
-        if self.frame is None:
-            return np.inf, 0.0
+        """Return the free gap and its rounding.
+
+        Losses are not negative, so P(beta) is a bound, and all there is to say of a perfect fit. Least squares always
+        have a solution; in the other families an objective near 0 is the mark of separation, and claims nothing.
+        """
         family, penalty = self.problem.family, self.problem.penalty
+        itself = np.inf
+        if family.self_concordance == 0:
+            blur = 4 * _EPS * (float(self.largest @ np.abs(point.beta)) + self.offset)  # rounding of a residual
+            loss = (np.sqrt(2 * point.loss) + blur) ** 2 / 2
+            itself = float(point.objective - point.loss + loss) * (1 + 64 * _EPS)
+        if self.frame is None:
+            return itself, 0.0
         if self._level is None and (j := constant_column(penalty, self.frame)) is not None and j >= 0:
             self._level = null_level(family, point, j, float(self.frame.largest[j]), self.offset)
-        return free_gap(family, penalty, point, self.frame, self._best, self._level, self.offset)
+        gap, rounding = free_gap(family, penalty, point, self.frame, self._best, self._level, self.offset)
+        return (gap, rounding) if gap < itself else (itself, 0.0)
 
     def _by_step(self, certificate: Certificate, point: Point, measure: bool) -> Certificate:
         bound = step_bound(self.problem, point, self.largest, self.offset, measure=measure)

@@ -10,8 +10,8 @@ singular: collinear columns under L1, more columns than rows. tau is measured al
 
 Coefficients without penalty need u = 0 exactly, and get it up to rounding; |u_j| > l1_j by rounding alone would cost
 (1 - k) P. So what should hold exactly at some columns T is made to: where u_T = wanted_T + r, the step d + e with
-H_TT e = r meets it. With |r| <= R and E^2 = R'|H_TT^-1|R that step has ||d + e||_H <= ||d||_H + E, moves the other u_j
-by at most E sqrt H_jj and a_i'd by at most sum_T |a_ik| |e_k|: rounding, too, is of second order. T are the columns
+H_TT e = r meets it. With |r| <= R and E^2 = R'|H_TT^-1|R that step has ||d + e||_H <= ||d||_H + E, it moves the other
+u_j by at most E sqrt H_jj and a_i'd by at most sum_T |a_ik| |e_k|: rounding, too, is of second order. T are the columns
 without penalty and those that the model has off 0 under L1 alone, or the former only where H_TT is singular.
 
 ``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for those columns of H

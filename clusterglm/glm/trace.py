@@ -140,7 +140,7 @@ class StoppingRule:
         unproven = False
         if room >= 1 and self._worth_proving(row):
             row = self.trace.replace(self.trace.certifier.sharpen(row.point))
-            unproven = not np.isfinite(row.certificate.gap)
+            unproven = not row.certificate.gap < row.point.objective
             if unproven:
                 self._next_proof = 2 * row.iteration
             elif self.trace.certifier.reference is None:
@@ -148,7 +148,7 @@ class StoppingRule:
         if self._done(row.certificate):
             return "optimal"
         room = self.max_passes - problem.passes
-        bounded = self.trace.certifier.reference is not None or np.isfinite(row.certificate.gap)
+        bounded = self.trace.certifier.reference is not None or row.certificate.gap < row.point.objective
         settled = not bounded and self._stationary(row.point)
         looked_for = settled or unproven or self._suspicious(row) or self._closing(row, room)
         if looked_for and room >= _SEARCH and self._separated(row):
