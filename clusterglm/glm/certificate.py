@@ -148,8 +148,7 @@ class Certifier:
 
     def _by_reference(self, point: Point) -> Certificate:
         """Return what the last definite Hessian proves."""
-        rounding = 8 * _EPS * (abs(point.objective) + float(np.abs(point.gradient) @ np.abs(point.beta)))
-        reference = self.reference
+        rounding, reference = self._sums(point), self.reference
         if reference is None or not np.isfinite(point.objective):
             return Certificate("none", np.inf, np.inf, self._kkt(point), np.inf, rounding)
         xi = self.problem.penalty.residual(point.beta, point.gradient)
@@ -168,9 +167,10 @@ class Certifier:
             in_se *= float(np.exp(m))
         if not tau < 1:
             return Certificate("none", np.inf, np.inf, kkt, estimate, rounding)
-        gap, radius = delta * delta * omega(tau), delta * _radius(tau)
-        rounding_in_se = in_se * noise * float(np.exp(m / 2))
-        return Certificate("curvature", gap + rounding, in_se * radius, kkt, estimate, rounding, rounding_in_se)
+        gap, radius = delta * delta * omega(tau) + rounding, delta * _radius(tau)
+        blur = noise * float(np.exp(m / 2))
+        rounding += blur * blur * omega(tau)
+        return Certificate("curvature", gap, in_se * radius, kkt, estimate, rounding, in_se * blur)
 
     def _free(self, point: Point) -> tuple[float, float]:
         """Return the free gap and its rounding.
@@ -185,11 +185,11 @@ class Certifier:
             loss = (np.sqrt(2 * point.loss) + blur) ** 2 / 2
             itself = float(point.objective - point.loss + loss) * (1 + 64 * _EPS)
         if self.frame is None:
-            return itself, 0.0
+            return itself, itself - point.objective
         if self._level is None and (j := constant_column(penalty, self.frame)) is not None and j >= 0:
             self._level = null_level(family, point, j, float(self.frame.largest[j]), self.offset)
         gap, rounding = free_gap(family, penalty, point, self.frame, self._best, self._level, self.offset)
-        return (gap, rounding) if gap < itself else (itself, 0.0)
+        return (gap, rounding) if gap < itself else (itself, itself - point.objective)
 
     def _by_step(self, certificate: Certificate, point: Point, measure: bool) -> Certificate:
         bound = step_bound(self.problem, point, self.largest, self.offset, measure=measure)
@@ -197,7 +197,8 @@ class Certifier:
 
     def _smaller(self, certificate: Certificate, method: str, found: tuple[float, float], point: Point) -> Certificate:
         """Return the certificate with a gap found otherwise, where that is smaller."""
-        gap, rounding = found[0] + certificate.rounding, found[1] + certificate.rounding
+        sums = self._sums(point)
+        gap, rounding = found[0] + sums, found[1] + sums
         if not gap < certificate.gap:
             return certificate
         smaller = replace(certificate, method=method, gap=gap, rounding=rounding)
@@ -224,6 +225,10 @@ class Certifier:
         if not self.problem.family.self_concordance:
             reach = 0.0  # the Hessian is the same everywhere
         self.reference = _Reference(point.beta, root / np.sqrt(1 - doubt), units, float(reach), spread)
+
+    def _sums(self, point: Point) -> float:
+        """Return the rounding of the objective."""
+        return 8 * _EPS * (abs(point.objective) + float(np.abs(point.gradient) @ np.abs(point.beta)))
 
     def _noise(self, point: Point, reference: _Reference) -> float:
         """Return what rounding may add to delta: that of the sums, and that of eta, beta_j a_ij by beta_j a_ij."""
