@@ -209,3 +209,19 @@ def test_admms_rounds_do_not_grow_with_the_rows(make_table: Any, family: str) ->
         rows = table.rows(16, n // 8 // 16 * 16)
         passes.append(fit(rows, table.names, model, SOLVERS["admm"], Limits(Tolerance(rel_gap=1e-8))).passes)
     assert abs(passes[1] - passes[0]) <= 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_admm_that_has_gone_astray_comes_back_in_shorter_steps(table: type[Any], seed: int) -> None:
+    """Rows sorted by a target from 0 to tens of thousands: the local models of the null model do not hold for long."""
+    random = np.random.default_rng(seed)
+    X = random.standard_normal((320, 3)) * 6
+    y = random.poisson(np.exp(np.minimum(X @ [0.5, -0.3, 0.2], 12))).astype(float)
+    order = np.argsort(y, kind="stable")
+    made = table(np.ascontiguousarray(np.column_stack([np.ones(320), X])[order]), y[order])
+    model, limits = Model(FAMILIES["poisson"]), Limits(Tolerance(1e-6), 400)
+    found = fit(made.rows(16, 32), made.names, model, SOLVERS["admm"], limits)
+    assert max(row.step for row in found.iterations) > 1
+    assert found.status == "optimal"
+    other = fit(made.rows(16, 32), made.names, model, SOLVERS["newton"], limits)
+    np.testing.assert_allclose(found.coefficients, other.coefficients, atol=1e-6)
