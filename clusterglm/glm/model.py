@@ -322,7 +322,7 @@ def sample_start(
 
     One pass. The sample is fitted to a hundredth of its own distance from the optimum of all rows.
     """
-    (drawn,) = rows.sum(draw, count / rows.rows)
+    (drawn,) = rows.sum(draw, max(rows.rows // max(count, 1), 1))
     sample = SampleRows(drawn)
     if not sample.rows:
         return None

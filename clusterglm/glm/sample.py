@@ -55,18 +55,20 @@ class Drawn:
         return Piece(together(X), together(y), together(weights), together(offset), starts[0])
 
 
-def draw(block: Block, share: float) -> tuple[Drawn]:
-    """Return the rows of this micro-block whose hash is among the lowest ``share`` of all hashes."""
-    kept = np.flatnonzero(_hash(block.start, len(block.y)) < np.uint64(share * 2.0**64))
+def draw(block: Block, stretch: int) -> tuple[Drawn]:
+    """Return one row of every ``stretch`` rows, counted from the first of the data: the one that a hash points at."""
+    stop = block.start + len(block.y)
+    first = np.arange(block.start // stretch, -(-stop // stretch), dtype=np.uint64)
+    row = (first * np.uint64(stretch) + _hash(first) % np.uint64(stretch)).astype(np.int64)
+    kept = row[(row >= block.start) & (row < stop)] - block.start
     if not len(kept):
         return (Drawn(()),)
     weights, offset = (None if v is None else v[kept] for v in (block.weights, block.offset))
     return (Drawn((Piece(block.X[kept], block.y[kept], weights, offset, block.start + int(kept[0])),)),)
 
 
-def _hash(start: int, count: int) -> NDArray[np.uint64]:
-    z = np.arange(start, start + count, dtype=np.uint64)
-    z *= np.uint64(0x9E3779B97F4A7C15)
+def _hash(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
     z ^= z >> np.uint64(27)
