@@ -66,6 +66,8 @@ def test_rows_are_never_scattered_replicated_or_pinned(path: Path) -> None:
             words = {k.arg: ast.unparse(k.value) for k in node.keywords}
             if "workers" in words and node.func.attr in {"submit", "map", "compute", "persist"}:
                 assert words.get("allow_other_workers") == "True", f"{path}:{node.lineno}: a strict pin"
+            # F6: what an actor holds dies with its worker.
+            assert not {word.arg for word in node.keywords} & {"actor", "actors"}, f"{path}:{node.lineno}: an actor"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

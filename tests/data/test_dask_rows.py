@@ -46,6 +46,14 @@ def gradient_or_death(block: Block, beta: np.ndarray, flag: str) -> tuple[float,
     return gradient(block, beta)
 
 
+def long_products(block: Block, seconds: float) -> tuple[np.ndarray]:
+    """Multiply matrices, in BLAS and without the interpreter's lock, until so much time has passed."""
+    until, square = time.monotonic() + seconds, np.ones((1500, 1500))
+    while time.monotonic() < until:
+        square = square @ square / 1500
+    return (np.array(float(os.getpid())),)
+
+
 def raises(block: Block, error: Exception) -> tuple[int]:
     raise error
 
@@ -203,3 +211,22 @@ def test_a_scheduler_that_is_gone_is_a_matter_of_the_cluster() -> None:
             rows.sum(gradient, BETA)
         with pytest.raises(ClusterError, match="looking at the data failed"):
             open_source("a.parquet", "y").open(client)
+
+
+@pytest.mark.full
+def test_f9_a_task_longer_than_the_workers_time_to_live_keeps_its_worker() -> None:
+    """Work in BLAS lets the worker's heart beat."""
+    import dask.config
+    from distributed import Client, LocalCluster
+
+    words = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": "5s"}),
+        LocalCluster(n_workers=1, **words) as cluster,
+        Client(cluster) as client,
+    ):
+        rows = loaded(client, Synthetic(1000, 5))
+        (before,) = client.run(os.getpid).values()
+        (worked,) = rows.sum(long_products, 12.0)
+        assert (int(worked), rows.troubles) == (before, [])
+        assert list(client.run(os.getpid).values()) == [before]
