@@ -30,6 +30,7 @@ from clusterglm.glm.trace import Iteration, StoppingRule, Tolerance, Trace
 
 Array = NDArray[np.float64]
 _MOST_NULL_STEPS = 30
+_CANCELLED = 1e-4  # of a sum that is left of its terms
 STARTS = ("auto", "null")
 
 
@@ -156,11 +157,19 @@ def fit(
     sample: Rows | None = None
     begin[:first] = level
     if limits.start != "null" and (count := sample_rows(rows.rows, len(labels))):
+        null = begin
         begin, began, sample = sample_start(rows, names, model, alpha, count) or (begin, began, None)
         extra += 1
+        if sample is not None:
+            null_objective, more = null_loss(rows, model, seen, level)
+            extra += more
 
     problem = Problem(rows, family, penalty, seen.weight, journal, limits.on_pass, 1 + extra, sample)
     start = problem.at(begin, hessian=True, ranges=solver.ranges)
+    if sample is not None and not start.objective <= null_objective:
+        # Rows that were not drawn tell another story: one far out, a rare class.
+        begin, began, problem.sample = null, "null model", None
+        start = problem.at(begin, hessian=True, ranges=solver.ranges)
     if not np.isfinite(start.objective):
         cure = "not finite where all coefficients are 0: rescale the target or the offset"
         raise DataError("mean loss", f"{start.objective:g}", cure)
@@ -170,13 +179,14 @@ def fit(
     notes += dropped_notes
     if dropped:
         problem.rows = Columns(rows, kept)
-        problem.sample = sample and Columns(sample, kept)
+        problem.sample = problem.sample and Columns(problem.sample, kept)
         problem.penalty = penalty.take(kept)
         if begin[dropped].any():
             start = problem.at(begin[kept], hessian=True, ranges=solver.ranges)
         else:
             start = _restrict(start, kept, problem)
-    null_objective = start.objective if began == "null model" else null_loss(rows, model, seen, level)
+    if began == "null model":
+        null_objective = start.objective
 
     largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
     certifier = Certifier(problem, largest[kept], seen.largest_offset, Frame.of(seen, kept))
@@ -304,15 +314,18 @@ def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
     return float(level), passes
 
 
-def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> float:
-    """Return the mean loss of the model with nothing but an intercept: one pass where there is an offset, else none.
+def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> tuple[float, int]:
+    """Return the mean loss of the model with nothing but an intercept, and the passes it took.
 
-    With a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) - l(0, 0).
+    None without an offset, for with a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) - l(0, 0); one where that
+    would cancel too many digits.
     """
-    if seen.largest_offset > 0:
-        return float(rows.sum(kernels.intercept_terms, model.family, level)[0]) / seen.weight
-    at_zero = model.family.loss(np.zeros(2), np.array([level, 0.0]))
-    return (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
+    if seen.largest_offset == 0:
+        at_zero = model.family.loss(np.zeros(2), np.array([level, 0.0]))
+        found = (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
+        if found > _CANCELLED * seen.loss_at_zero / seen.weight:
+            return found, 0
+    return float(rows.sum(kernels.intercept_terms, model.family, level)[0]) / seen.weight, 1
 
 
 def sample_start(

@@ -176,7 +176,8 @@ class Problem:
         (*_, H, weight), (*_, H_there, _) = (
             self.sample.sum(kernels.weighed, kernels.hessian, self.family, b) for b in (beta, beta + step)
         )
-        change: Array = (H_there - H) / weight
+        with np.errstate(invalid="ignore"):  # infinite there, on both sides: nothing is known
+            change: Array = (H_there - H) / weight
         return change
 
     def objectives(self, candidates: Array) -> Array:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import clusterglm
 from clusterglm.glm import kernels
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.kernels import Piece
@@ -105,7 +106,9 @@ def test_the_loss_of_the_null_model_without_its_pass(make_table: Any, family: st
     (seen,) = rows.sum(scan, model.family)
     level, _ = null_intercept(rows, model, seen)
     want = rows.sum(kernels.loss, model.family, np.array([level, 0.0, 0.0]))[0] / seen.weight
-    assert null_loss(rows, model, seen, level) == pytest.approx(want, rel=1e-12)
+    loss, passes = null_loss(rows, model, seen, level)
+    assert loss == pytest.approx(want, rel=1e-12)
+    assert passes == offset
 
 
 def test_a_sample_of_one_class_or_of_nothing_is_no_start(make_table: Any) -> None:
@@ -143,3 +146,57 @@ def test_ctrl_c_while_the_sample_is_fitted_ends_the_fit(make_table: Any, monkeyp
     monkeypatch.setattr(SampleRows, "sum", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(table.rows(512, 1024), table.names, Model(FAMILIES["binomial"]), SOLVERS["admm"])
+
+
+def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return twelve rare dummies, of some of which a sample has far too many."""
+    random = np.random.default_rng(seed)
+    group = random.integers(0, 2000, 50_000)
+    return np.stack([(group == j) * 1.0 for j in range(12)], axis=1), (random.random(50_000) < 0.1) * 1.0
+
+
+def one_far_out(seed: int, where: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column with one value that no sample is likely to have."""
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((20_000, 1))
+    y = random.poisson(np.exp(0.5 * x[:, 0])).astype(float)
+    x[5], y[5] = where, 0.0
+    return x, y
+
+
+def one_large_count(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a rare dummy with one huge target: far out on the sample where all rows are near."""
+    random = np.random.default_rng(seed)
+    dummy = (random.random(50_000) < 2e-3).astype(float)
+    y = random.poisson(0.5, 50_000).astype(float)
+    y[np.flatnonzero(dummy)[3]] = 1e6
+    return np.column_stack([random.standard_normal(50_000), dummy]), y
+
+
+@pytest.mark.parametrize(
+    ("data", "family", "solver"),
+    [
+        (rare(0), "binomial", "proximal_newton"),
+        (rare(1), "binomial", "proximal_newton"),
+        (rare(0), "binomial", "admm"),
+        (one_far_out(1, 3000), "poisson", "proximal_newton"),
+        (one_far_out(1, 800), "poisson", "admm"),
+        (one_large_count(0), "poisson", "proximal_newton"),
+    ],
+)
+def test_a_sample_that_misleads_costs_passes_and_no_answer(data: Any, family: str, solver: str) -> None:
+    rows = clusterglm.from_arrays(*data, intercept=True)
+    words = {"data": rows, "family": family, "solver": solver, "penalty": "l1", "lamduh": 0.1}
+    sampled, null = (clusterglm.fit(start=start, **words) for start in ("auto", "null"))
+    assert sampled.status == null.status == "optimal"
+    assert sampled.objective == pytest.approx(null.objective, rel=1e-8)
+    assert sampled.null_objective == pytest.approx(null.null_objective, rel=1e-9)
+
+
+@pytest.mark.parametrize("mean", [1e6, 1e9])
+def test_the_null_loss_of_a_target_far_from_zero(mean: float) -> None:
+    random = np.random.default_rng(1)
+    X = random.standard_normal((20_000, 2))
+    rows = clusterglm.from_arrays(X, mean + X[:, 0] + random.standard_normal(20_000), intercept=True)
+    sampled, null = (clusterglm.fit(data=rows, family="gaussian", start=start) for start in ("auto", "null"))
+    assert sampled.null_objective == pytest.approx(null.null_objective, rel=1e-6)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from clusterglm.glm.algebra import definite
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.solvers.line_search import halve
@@ -36,12 +37,16 @@ def proximal_newton(problem: Problem, start: Point, stop: StoppingRule, trace: T
     while not (status := stop(trace(point, t))):
         fresh = point.hessian is not None
         H = point.hessian if fresh else H
-        d = minimise(H, point.gradient, point.beta, problem.penalty) - point.beta
+        d = straight = minimise(H, point.gradient, point.beta, problem.penalty) - point.beta
         if fresh and problem.sample is not None:
-            d = minimise(H + problem.bend(point.beta, d / 2), point.gradient, point.beta, problem.penalty) - point.beta
+            bent = H + problem.bend(point.beta, d / 2)
+            if definite(bent - H / 2):  # else the sample sees other rows than those that matter here
+                d = minimise(bent, point.gradient, point.beta, problem.penalty) - point.beta
         decrement = float(d @ H @ d)
         renew = t < 1 or shrinks(decrement, before, fresh) > _SLOW
         trial, t = halve(problem, point, d, hessian=renew and problem.family.self_concordance > 0)
+        if trial is None and d is not straight:
+            trial, t = halve(problem, point, straight, hessian=True)
         if trial is None:
             if fresh:
                 return Solution(point, "stalled")
