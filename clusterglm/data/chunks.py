@@ -146,7 +146,7 @@ def plan(
         chunks=chunks,
         bytes=total,
         bytes_per_worker=-(-chunks // workers) * min(size, rows) * row_bytes,
-        tasks_per_pass=chunks,
+        tasks_per_pass=min(chunks, max(threads, 1)),
         workers=workers,
         threads=threads,
         memory=memory,
