@@ -17,7 +17,8 @@ from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.rows import LocalRows, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
-from clusterglm.glm import model as glm
+from clusterglm.glm.fit import fit as fit_rows
+from clusterglm.glm.model import Fit, Limits
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.scan import Scan, scan
 from clusterglm.glm.trace import Iteration
@@ -210,12 +211,12 @@ def _solve(
     on_pass: Callable[[Problem], None] | None,
     target: str,
     seen: Scan | None = None,
-) -> glm.Fit:
+) -> Fit:
     def tell(row: Iteration, null_objective: float) -> None:
         progress.iteration(row, null_objective, rows.rows)
 
-    limits = glm.Limits(request.tolerance, request.max_passes, request.start, on_pass, tell)
-    return glm.fit(rows, names, request.model, request.method, limits, journal, rows.locate, target, seen)
+    limits = Limits(request.tolerance, request.max_passes, request.start, on_pass, tell)
+    return fit_rows(rows, names, request.model, request.method, limits, journal, rows.locate, target, seen)
 
 
 class _Fitting:
@@ -327,7 +328,7 @@ class _Fitting:
                 self.note(reason)
         return plan
 
-    def solve(self, source: Source, plan: chunks.Plan) -> tuple[glm.Fit, Any, dict[str, int]]:
+    def solve(self, source: Source, plan: chunks.Plan) -> tuple[Fit, Any, dict[str, int]]:
         from clusterglm.data.dask_rows import DaskRows
 
         make = source.make(plan, self.request.model.intercept)

@@ -172,6 +172,7 @@ def _history(fitted: glm.Fit) -> dict[str, Sequence[Any]]:
     return {
         "iteration": [row.iteration for row in rows],
         "passes": [row.passes for row in rows],
+        "read": [row.read for row in rows],
         "seconds": [row.seconds for row in rows],
         "objective": [float(row.point.objective) for row in rows],
         "gap": [float(row.certificate.gap) for row in rows],

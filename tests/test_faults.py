@@ -80,12 +80,14 @@ def test_killed_workers_change_no_bit(mortal: Any, solver: str, killed: int) -> 
     assert_same_bits(vars(found), solver)
 
 
-def test_a_frozen_worker_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_worker_changes_no_bit() -> None:
     """Its connections stay open, so that only its silence tells (``worker-ttl``, of which Dask allows 5 s at least)."""
+    import dask.config
+
     from clusterglm.clusters.embedded import embedded
 
-    monkeypatch.setenv("DASK_CLUSTERGLM__DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")
-    with embedded(2, memory=10**9) as (client, ask_for):
+    ttl = {"clusterglm.distributed.scheduler.worker-ttl": "5s"}
+    with dask.config.set(ttl), embedded(2, memory=10**9) as (client, ask_for):
         frozen = next(iter(client.run(os.getpid).values()))
 
         def strike() -> None:

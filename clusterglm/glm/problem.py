@@ -108,6 +108,8 @@ class Problem:
         Passes made before, over the same rows.
     sample : Rows, optional
         Some of the rows, in this process: they steer a solver and cost no pass.
+    read : int
+        How many of these passes this process has made, and not a journal.
     """
 
     def __init__(
@@ -120,9 +122,10 @@ class Problem:
         on_pass: Callable[[Problem], None] | None = None,
         passes: int = 0,
         sample: Rows | None = None,
+        read: int = 0,
     ) -> None:
         self.rows, self.family, self.penalty, self.weight = rows, family, penalty, weight
-        self.passes, self.sample = passes, sample
+        self.passes, self.sample, self.read = passes, sample, read
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
         self._on_pass = on_pass
@@ -134,6 +137,11 @@ class Problem:
     @property
     def replaying(self) -> bool:
         return bool(self._recorded)
+
+    def take(self, columns: NDArray[np.intp]) -> None:
+        """Leave all other columns out of the model."""
+        self.rows, self.penalty = Columns(self.rows, columns), self.penalty.take(columns)
+        self.sample = self.sample and Columns(self.sample, columns)
 
     def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> Total:
         """Return the sums of any kernel over all rows, as arrays: one pass."""
@@ -203,6 +211,7 @@ class Problem:
             passes, sums = run()
             total = tuple(np.asarray(getattr(s, "largest", s), dtype=np.float64) for s in sums)
             record = Recorded(passes, key, total)
+            self.read += passes
         self.passes += record.passes
         self.journal.append(record)
         if not self._recorded and self._on_pass is not None:

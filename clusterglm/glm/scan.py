@@ -6,14 +6,19 @@ from deviations within the micro-block, so a large mean costs no digits.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterglm.errors import DataError
 from clusterglm.glm.families import Family
 from clusterglm.glm.kernels import Block
+
+if TYPE_CHECKING:
+    from clusterglm.glm.model import Model
 
 Array = NDArray[np.float64]
 _NOWHERE = np.iinfo(np.int64).max
@@ -166,3 +171,48 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
             outside=_first(block, _outside(block, family) if np.isfinite(y).all() else nothing, y),
         ),
     )
+
+
+def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[int], str], target: str) -> list[str]:
+    """Raise DataError for rows that cannot be fitted; return warnings about those that can."""
+
+    def at(place: Place) -> str:
+        value = int(place.value) if np.isfinite(place.value) and place.value == int(place.value) else place.value
+        return f"{value} in {locate(place.row)}"
+
+    not_finite = "not finite: drop or fill these rows"
+    family = model.family
+    if seen.bad_x:
+        raise DataError(f"column {labels[seen.bad_column]}", at(seen.bad_x), not_finite)
+    for name, place in ((f"target {target}", seen.bad_y), ("weights", seen.bad_weight), ("offset", seen.bad_offset)):
+        if place:
+            raise DataError(name, at(place), not_finite)
+    if seen.negative_weight:
+        raise DataError("weights", at(seen.negative_weight), "weights must be 0 or more")
+    if seen.weight == 0:
+        raise DataError("weights", None, "their sum is 0")
+    if seen.outside:
+        cure = f"{family.name} takes {family.takes}"
+        if family.name == "binomial" and 0 < seen.outside.value < 1:
+            cure = "proportions need --weights, the numbers of their trials"
+        if family.name == "binomial" and seen.outside.value == -1:
+            cure += ": map -1 to 0"
+        raise DataError(f"target {target}", at(seen.outside), cure)
+    only = seen.target_smallest
+    if only == seen.target_largest and not np.isfinite(family.predictor(only)):
+        raise DataError(f"target {target}", None, f"only the value {only:g}: nothing to fit")
+    if not model.penalised:
+        remedy = "add --penalty l2 --alpha A"
+        if seen.rows == 1:
+            raise DataError("rows", 1, f"one row fits any line: {remedy}")
+        if len(labels) > seen.rows:
+            raise DataError("columns", len(labels), f"more than the {seen.rows} rows: {remedy}")
+    largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
+    with np.errstate(over="ignore", under="ignore"):
+        square = largest * largest * seen.weight
+    for j in map(int, np.flatnonzero(~np.isfinite(square) | ((square < np.finfo(float).tiny) & (largest > 0)))):
+        word = "finite" if largest[j] > 1 else "above zero"
+        raise DataError(f"column {labels[j]}", f"{largest[j]:g}", f"its square is not {word}: rescale the column")
+    if family.name == "poisson" and seen.not_whole:
+        return [f"warning: target {target}: {seen.not_whole} values are not whole: fitted as rates"]
+    return []

@@ -35,10 +35,15 @@ _TAILS = (1e-1, 1e-2, 1e-4, 1e-6)  # score and curvature of rows that a directio
 
 @dataclass(frozen=True)
 class Iteration:
-    """One row of the trace; ``seconds`` since the first pass."""
+    """One row of the trace.
+
+    ``passes`` over the rows up to here, of which ``read`` were made in the ``seconds`` since the fit began: the others
+    belong to loading or to an earlier run.
+    """
 
     iteration: int
     passes: int
+    read: int
     seconds: float
     point: Point
     certificate: Certificate
@@ -46,14 +51,18 @@ class Iteration:
 
 
 class Trace:
-    """Collects the iterations of a fit and hands each to ``on_iteration``."""
+    """Collects the iterations of a fit that ``began`` (a ``time.perf_counter``) and hands each to ``on_iteration``."""
 
     def __init__(
-        self, problem: Problem, certifier: Certifier, on_iteration: Callable[[Iteration], None] | None = None
+        self,
+        problem: Problem,
+        certifier: Certifier,
+        on_iteration: Callable[[Iteration], None] | None = None,
+        began: float | None = None,
     ) -> None:
         self.problem, self.certifier, self._on_iteration = problem, certifier, on_iteration
         self.iterations: list[Iteration] = []
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() if began is None else began
 
     def __call__(self, point: Point, step: float = np.nan) -> Iteration:
         """Record ``point``, the iterate after a step of length ``step``, and return its row."""
@@ -65,12 +74,13 @@ class Trace:
 
     def replace(self, certificate: Certificate) -> Iteration:
         """Put a sharper certificate of the same point into the last row."""
-        passes, seconds = self._clock()
-        self.iterations[-1] = replace(self.iterations[-1], certificate=certificate, passes=passes, seconds=seconds)
+        passes, read, seconds = self._clock()
+        row = replace(self.iterations[-1], certificate=certificate, passes=passes, read=read, seconds=seconds)
+        self.iterations[-1] = row
         return self.iterations[-1]
 
-    def _clock(self) -> tuple[int, float]:
-        return self.problem.passes, time.perf_counter() - self._began
+    def _clock(self) -> tuple[int, int, float]:
+        return self.problem.passes, self.problem.read, time.perf_counter() - self._began
 
 
 @dataclass(frozen=True)

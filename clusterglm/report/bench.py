@@ -67,10 +67,8 @@ def race(found: dict[str, Any]) -> figure:
         name, end = figures.plain(contender["name"]), contender["seconds"]["fit"]
         history = contender["history"]
         if history:
-            # The clock of the history starts after the passes that look the data over.
-            seconds = np.array(history["seconds"]) + end - history["seconds"][-1]
             distance = np.maximum((np.array(history["objective"]) - best) / best, _LEAST)
-            plot.line(seconds, distance, color=colour, line_width=2, legend_label=name)
+            plot.line(history["seconds"], distance, color=colour, line_width=2, legend_label=name)
         data = {"x": [end], "y": [max(contender["relative_distance"], _LEAST)], "name": [name]}
         points = figures.add_points(
             plot, "x", "y", source=data, color=colour, marker=marker, size=11, legend_label=name

@@ -151,13 +151,14 @@ def error(run: Run) -> figure | None:
 
 
 def throughput(run: Run) -> figure | None:
-    """Rows a second, a bar from each iteration's first pass to its last."""
+    """Rows a second, a bar from each iteration's first pass to its last; none for passes of an earlier run."""
     import numpy as np
 
-    passes = np.concatenate([[0.0], run.history["passes"].astype(float)])
-    seconds = np.concatenate([[0.0], run.history["seconds"].astype(float)])
+    passes, read, seconds = (
+        np.concatenate([[0.0], run.history[name].astype(float)]) for name in ("passes", "read", "seconds")
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
-        speed = run.result["rows"] * np.diff(passes) / np.diff(seconds) / 1e6
+        speed = run.result["rows"] * np.diff(read) / np.diff(seconds) / 1e6
     good = np.isfinite(speed) & (speed > 0)
     if not good.any():
         return None

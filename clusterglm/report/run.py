@@ -48,7 +48,10 @@ _NEEDED = tuple(_RESULT)[:9]
 _PLAN: dict[str, Any] = {"reasons": list, "measured": {"*": float}}
 _PLAN |= dict.fromkeys(("chunks", "workers", "bytes", "bytes_per_worker", "tasks_per_pass"), float)
 _PLAN |= dict.fromkeys(("passes", "seconds_load", "seconds_fit", "seconds_per_pass"), float)
-_HISTORY = ("iteration", "passes", "seconds", "objective", "gap", "relative_gap", "error_in_se", "kkt", "step")
+_HISTORY = (
+    *("iteration", "passes", "read", "seconds", "step"),
+    *("objective", "gap", "relative_gap", "error_in_se", "kkt"),
+)
 _TASKS = ("name", "key", "worker", "thread", "start", "stop", "action", "nbytes")
 _TEXTS = ("name", "key", "worker", "action")
 

@@ -213,7 +213,6 @@ def test_a_scheduler_that_is_gone_is_a_matter_of_the_cluster() -> None:
             open_source("a.parquet", "y").open(client)
 
 
-@pytest.mark.full
 def test_f9_a_task_longer_than_the_workers_time_to_live_keeps_its_worker() -> None:
     """Work in BLAS lets the worker's heart beat."""
     import dask.config

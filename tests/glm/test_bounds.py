@@ -16,11 +16,12 @@ from clusterglm.glm.dual_bound import dual_bound, step_bound
 from clusterglm.glm.duality import duality_gap, omega
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame, constant_column, free_gap, level_radius, null_level
-from clusterglm.glm.model import Model, null_intercept
+from clusterglm.glm.model import Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Point, Problem
 from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.start import null_intercept
 from clusterglm.glm.trace import StoppingRule, Tolerance, Trace
 
 QUIET = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Limits, Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Problem
 from clusterglm.glm.solvers import SOLVERS

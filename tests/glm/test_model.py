@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 import clusterglm
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Fit, Limits, Model, fit, null_intercept
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.penalties import smallest_null_strength
 from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.start import null_intercept
 from clusterglm.glm.trace import Tolerance
 
 TIGHT = Limits(Tolerance(1e-10))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from clusterglm.errors import DataError
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Fit, Limits, Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Tolerance
 

@@ -15,7 +15,8 @@ import clusterglm
 from clusterglm.data.synthetic import Synthetic
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Fit, Limits, Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Tolerance
 

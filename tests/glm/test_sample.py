@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 import clusterglm
 from clusterglm.glm import kernels
 from clusterglm.glm.families import FAMILIES
+from clusterglm.glm.fit import fit
 from clusterglm.glm.kernels import Piece
-from clusterglm.glm.model import Limits, Model, fit, null_intercept, null_loss, sample_start
+from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.sample import SampleRows, draw, sample_rows
 from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.start import null_intercept, null_loss, sample_start
 from clusterglm.glm.trace import Tolerance
 
 
@@ -116,14 +118,14 @@ def test_a_sample_of_one_class_or_of_nothing_is_no_start(make_table: Any) -> Non
     table.y[:] = 0.0
     table.y[-1] = 1.0
     model = Model(FAMILIES["binomial"])
-    assert sample_start(table.rows(), table.names, model, 0.0, 20) is None
-    assert sample_start(table.rows(), table.names, model, 0.0, 0) is None
+    assert sample_start(table.rows(), table.names, model, 0.0, 20, fit) is None
+    assert sample_start(table.rows(), table.names, model, 0.0, 0, fit) is None
 
 
 def test_a_separated_sample_is_no_start(make_table: Any) -> None:
     table = make_table("binomial", 4000, 1, intercept=False)
     table.y = (table.A[:, 0] > 0).astype(float)
-    assert sample_start(table.rows(), table.names, Model(FAMILIES["binomial"], intercept=False), 0.0, 200) is None
+    assert sample_start(table.rows(), table.names, Model(FAMILIES["binomial"], intercept=False), 0.0, 200, fit) is None
 
 
 @pytest.mark.parametrize("solver", ["proximal_newton", "admm"])

@@ -13,7 +13,8 @@ from scipy.optimize import brentq
 
 from clusterglm.errors import DataError
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Fit, Limits, Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Problem
 from clusterglm.glm.solvers import SOLVERS

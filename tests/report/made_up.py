@@ -25,6 +25,7 @@ def history_table(iterations: int, certified: bool, objective: float) -> pa.Tabl
         {
             "iteration": pa.array(range(1, iterations + 1), pa.int64()),
             "passes": pa.array([2 * (i + 1) for i in range(iterations)], pa.int64()),
+            "read": pa.array([2 * (i + 1) - 1 for i in range(iterations)], pa.int64()),
             "seconds": 0.4 * np.arange(1, iterations + 1) + 0.03 * np.sin(np.arange(iterations)),
             "objective": objective + gap / 1.3 - (gap / 1.3)[-1] if iterations else np.empty(0),
             "gap": np.where((np.arange(iterations) > 3) & certified, gap, np.inf),

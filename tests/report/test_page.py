@@ -52,6 +52,24 @@ def test_a_fit_called_from_python_can_be_called_again(tmp_path: Path) -> None:
         assert f"<td>{fact}</td>" in text
 
 
+def test_throughput_counts_the_passes_that_the_clock_has_seen(tmp_path: Path) -> None:
+    """Not the scan, which belongs to loading, nor the passes of the run that a resumed fit goes on from."""
+    from clusterglm.report.figures import throughput
+
+    def bars(read: list[int], seconds: list[float]) -> list[float]:
+        folder = make_run(tmp_path / str(read), rows=1_000_000)
+        table = pq.read_table(folder / "history.parquet").slice(0, 3).to_pydict()
+        pq.write_table(
+            pa.table(table | {"passes": [4, 5, 7], "read": read, "seconds": seconds}), folder / "history.parquet"
+        )
+        plot = throughput(read_run(folder))
+        return [] if plot is None else list(plot.renderers[0].data_source.data["top"])
+
+    assert bars([3, 4, 6], [0.3, 0.4, 0.6]) == pytest.approx([10, 10, 10])
+    assert bars([0, 0, 2], [1e-5, 2e-5, 0.2 + 2e-5]) == pytest.approx([10])
+    assert bars([0, 0, 0], [1e-5, 2e-5, 3e-5]) == []
+
+
 def test_one_of_a_thing_is_not_many(tmp_path: Path) -> None:
     folder = make_run(
         tmp_path / "run", columns=1, workers=1, chunks=1, iterations=1, rows=1, passes=1, solver="newton"

@@ -11,7 +11,8 @@ import pytest
 import clusterglm
 from clusterglm.errors import UsageError
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Model
 from clusterglm.glm.solvers import get_solver
 
 GRADIENT_DESCENT = '''\

@@ -15,7 +15,8 @@ from clusterglm.data.rows import LocalRows
 from clusterglm.data.sources import local_rows
 from clusterglm.data.synthetic import Synthetic
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Limits, Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Tolerance
 

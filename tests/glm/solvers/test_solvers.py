@@ -16,7 +16,8 @@ import pytest
 import clusterglm
 from clusterglm.errors import UsageError
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.model import Fit, Limits, Model, fit
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.solvers import SOLVERS, get_solver, refuse_kink
 from clusterglm.glm.trace import Tolerance
 

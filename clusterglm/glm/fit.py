@@ -1,0 +1,200 @@
+"""From rows and a description of the model to a certified fit, in one process and without a cluster.
+
+    scan -> refuse what cannot be fitted -> start -> first Hessian -> leave out aliased columns -> solver -> status
+
+The rows may be anywhere: they are asked for sums only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.errors import DataError, UsageError
+from clusterglm.glm import kernels
+from clusterglm.glm.algebra import aliased
+from clusterglm.glm.certificate import Certifier
+from clusterglm.glm.families import FAMILIES
+from clusterglm.glm.free_gap import Frame
+from clusterglm.glm.model import Fit, Limits, Model
+from clusterglm.glm.penalties import elastic_net
+from clusterglm.glm.problem import Point, Problem, Recorded, Rows, Solution
+from clusterglm.glm.refine import refine
+from clusterglm.glm.scan import Scan, refuse, scan
+from clusterglm.glm.solvers import MOST_COLUMNS, Solver
+from clusterglm.glm.start import Start, find_start
+from clusterglm.glm.trace import StoppingRule, Trace
+
+Array = NDArray[np.float64]
+
+
+def fit(
+    rows: Rows,
+    names: Sequence[str],
+    model: Model,
+    solver: Solver,
+    limits: Limits | None = None,
+    journal: Sequence[Recorded] = (),
+    locate: Callable[[int], str] = "row {}".format,
+    target: str = "y",
+    seen: Scan | None = None,
+) -> Fit:
+    """Fit ``model`` on ``rows``, whose columns are ``names``, after a leading column of ones for an intercept.
+
+    ``seen`` is the scan of these rows, where whoever loaded them has made it.
+
+    Ctrl-C ends the fit at its last iterate, with status ``interrupted``.
+
+    Raises
+    ------
+    DataError
+        Values that are not finite or outside the family's range, and data that no model can be fitted to.
+    """
+    limits, began, read = limits or Limits(), time.perf_counter(), 0
+    family, first = model.family, int(model.intercept)
+    if seen is None:
+        (seen,), read = rows.sum(scan, family), 1
+    labels = ["intercept"] * first + list(names)
+    notes = refuse(seen, labels, model, locate, target)
+    if len(labels) > MOST_COLUMNS:
+        raise DataError("columns", len(labels), f"more than {MOST_COLUMNS}, whose Gram matrix no driver should hold")
+
+    factors = np.ones(len(labels))
+    factors[:first] = 0.0
+    sd = np.where(seen.deviation > 0, seen.deviation, 1.0)
+    alpha = model.strength(seen.weight)
+    penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
+    start = find_start(rows, names, model, alpha, seen, limits.start, fit)
+    problem = Problem(
+        rows, family, penalty, seen.weight, journal, limits.on_pass, 1 + start.passes, start.sample, read + start.passes
+    )
+    start, point = _first_point(problem, start, solver)
+    kept, dropped, dropped_notes = _kept(problem, point, seen, labels, model)
+    if not kept.size:
+        raise DataError("columns", None, "0 in every row: nothing to fit: add --intercept, or name others")
+    notes += dropped_notes
+    if dropped:
+        problem.take(kept)
+        if start.beta[dropped].any():
+            point = problem.at(start.beta[kept], hessian=True, ranges=solver.ranges)
+        else:
+            point = _restrict(point, kept, problem)
+    null_objective = point.objective if start.null_objective is None else start.null_objective
+
+    largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
+    certifier = Certifier(problem, largest[kept], seen.largest_offset, Frame.of(seen, kept))
+    certifier(point)  # whose Hessian then serves solvers that trace no point with one
+    told = limits.on_iteration
+    trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
+    varying = np.where(seen.constant, 0.0, seen.deviation)
+    stop = StoppingRule(trace, limits.tolerance, null_objective, limits.max_passes, varying[kept])
+    solution = _solve(problem, point, solver, stop, trace)
+
+    full = np.zeros(len(labels))
+    full[kept] = solution.point.beta
+    notes += stop.notes
+    direction = None
+    if stop.direction is not None:
+        direction = np.zeros(len(labels))
+        direction[kept] = stop.direction
+        notes.append(_separation_note(direction, labels, sd))
+    return Fit(
+        coefficients=full[first:],
+        intercept=float(full[0]) if first else None,
+        status=solution.status,
+        objective=solution.point.objective,
+        null_objective=null_objective,
+        start=start.name,
+        alpha=alpha,
+        weight=seen.weight,
+        certificate=trace.iterations[-1].certificate,
+        passes=problem.passes,
+        iterations=trace.iterations,
+        dropped=[labels[j] for j in dropped],
+        notes=notes,
+        direction=direction,
+    )
+
+
+def _first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, Point]:
+    """Return the start and its point; the null model's where that is no worse."""
+    point = problem.at(start.beta, hessian=True, ranges=solver.ranges)
+    if start.null_objective is not None and not point.objective <= start.null_objective:
+        # Rows that were not drawn tell another story: one far out, a rare class.
+        start, problem.sample = start.at_null(), None
+        point = problem.at(start.beta, hessian=True, ranges=solver.ranges)
+    if not np.isfinite(point.objective):
+        cure = "not finite where all coefficients are 0: rescale the target or the offset"
+        raise DataError("mean loss", f"{point.objective:g}", cure)
+    return start, point
+
+
+def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, trace: Trace) -> Solution:
+    """Return where the solver ended, with the status of the stopping rule, refined where the sums leave few digits."""
+    try:
+        solution = solver.solve(problem, start, stop, trace)
+        if not isinstance(solution, Solution):
+            raise UsageError(
+                "solver", solver.name, f"returned {type(solution).__name__}: return Solution(point, status)"
+            )
+        if not trace.iterations:
+            trace(solution.point)
+        solution = replace(solution, status=stop.settle(solution))
+        exact = problem.family.self_concordance == 0
+        if solution.status == "optimal" and exact and trace.certifier.ill_conditioned:
+            solution = replace(solution, point=refine(problem, replace(solution.point, hessian=start.hessian)))
+            trace(solution.point)
+        return solution
+    except KeyboardInterrupt:
+        if not trace.iterations:
+            raise
+        return Solution(trace.iterations[-1].point, "interrupted")
+
+
+def _kept(
+    problem: Problem, start: Point, seen: Scan, labels: Sequence[str], model: Model
+) -> tuple[NDArray[np.intp], list[int], list[str]]:
+    """Return which columns stay, which go, and why: those that no L2 part makes unique and that repeat earlier ones."""
+    notes, penalty = [], problem.penalty
+    constant = seen.constant.copy()
+    constant[: int(model.intercept)] = False
+    if not model.intercept:
+        constant &= seen.largest == 0
+    gone = [int(j) for j in np.flatnonzero(constant)]
+    for j in gone:
+        why = "same as the intercept" if model.intercept else "says nothing"
+        notes.append(f"warning: column {labels[j]} (constant {seen.largest[j]:g}): {why}: coefficient set to 0")
+    rest = np.setdiff1d(np.arange(len(labels)), gone)
+
+    def repeats(H: Array) -> list[int]:
+        # Under an L1 part the choice among collinear columns is the penalty's own.
+        found = aliased(H[np.ix_(rest, rest)] + np.diag(penalty.l2[rest]))
+        return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
+
+    repeated = repeats(start.hessian)  # type: ignore[arg-type]
+    if repeated and model.family.name != "gaussian":
+        # A Hessian can be singular because few rows have curvature; the columns' own Gram matrix decides.
+        repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)
+    if repeated:
+        names = ", ".join(labels[j] for j in repeated)
+        notes.append(f"warning: columns {names}: collinear with earlier ones: their coefficients are set to 0")
+    dropped = sorted([*gone, *repeated])
+    return np.setdiff1d(np.arange(len(labels)), dropped), dropped, notes
+
+
+def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
+    beta = start.beta[kept]
+    H = start.hessian[np.ix_(kept, kept)]  # type: ignore[index]
+    parts = None if start.parts is None else start.parts.take(kept)
+    return Point(beta, start.loss, start.gradient[kept], H, start.loss + problem.penalty.value(beta), parts)
+
+
+def _separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:
+    effect = np.abs(direction) * sd
+    order = [j for j in np.argsort(-effect) if effect[j] > 0.05 * effect.max() and labels[j] != "intercept"]
+    names = ", ".join(labels[j] for j in order[:5])
+    return f"warning: separation by {names}: coefficients grow without end: add --penalty l2 --alpha A"

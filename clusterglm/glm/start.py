@@ -1,0 +1,134 @@
+"""Where a fit begins: at the fit of a sample of the rows, or at the null model.
+
+The null model has nothing but an intercept; its objective is what gaps are compared to. A start from a sample costs one
+pass and saves two or more (sample.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterglm.errors import DataError
+from clusterglm.glm import kernels
+from clusterglm.glm.model import Fit, Limits, Model
+from clusterglm.glm.problem import Rows
+from clusterglm.glm.sample import SampleRows, draw, sample_rows
+from clusterglm.glm.scan import Scan
+from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.trace import Tolerance
+
+Array = NDArray[np.float64]
+_MOST_NULL_STEPS = 30
+_CANCELLED = 1e-4  # of a sum that is left of its terms
+
+
+@dataclass(frozen=True)
+class Start:
+    """Coefficients to begin at, (p,) with the intercept, a name for them, and how many passes it took to find them.
+
+    ``sample`` are the drawn rows that they fit; ``null_objective`` is known where the start is not the null model.
+    """
+
+    beta: Array
+    name: str
+    passes: int
+    null: Array
+    sample: Rows | None = None
+    null_objective: float | None = None
+
+    def at_null(self) -> Start:
+        """Return the null model in place of a sample that misleads."""
+        return Start(self.null, "null model", self.passes, self.null)
+
+
+def find_start(
+    rows: Rows, names: Sequence[str], model: Model, alpha: float, seen: Scan, which: str, fit: Callable[..., Fit]
+) -> Start:
+    """Return the start ``which`` of model.STARTS; ``fit`` is what fits a sample."""
+    first = int(model.intercept)
+    level, passes = null_intercept(rows, model, seen)
+    null = np.zeros(len(names) + first)
+    null[:first] = level
+    count = sample_rows(rows.rows, len(null)) if which != "null" else 0
+    if not count:
+        return Start(null, "null model", passes, null)
+    passes += 1
+    found = sample_start(rows, names, model, alpha, count, fit)
+    if found is None:
+        return Start(null, "null model", passes, null)
+    beta, sample = found
+    null_objective, more = null_loss(rows, model, seen, level)
+    return Start(beta, f"fit on {sample.rows} sampled rows", passes + more, null, sample, null_objective)
+
+
+def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
+    """Return the intercept of the model without any column, and the passes it took.
+
+    Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps on g(mean mu) = g(mean y), a
+    straight line where the offsets are alike; a step that leaves the bracket goes to its middle instead.
+    """
+    if not model.intercept:
+        return 0.0, 0
+    family, W = model.family, seen.weight
+    mean = seen.target_sum / W
+    wanted = family.predictor(mean)
+    if seen.largest_offset == 0:
+        return wanted, 0
+    level = wanted - seen.offset_sum / W
+    low, high = wanted - seen.largest_offset, wanted + seen.largest_offset
+    passes = 0
+    while passes < _MOST_NULL_STEPS:
+        passes += 1
+        _, slope, curvature = rows.sum(kernels.intercept_terms, family, level)
+        low, high = (low, level) if slope > 0 else (level, high)
+        with np.errstate(all="ignore"):
+            now = family.predictor(mean + slope / W)
+            (_, _, bend) = family.terms(np.array([mean]), np.array([now]))
+            step = (wanted - now) * float(bend[0]) * W / curvature
+        new = level + step if low <= level + step <= high else (low + high) / 2
+        level, step = new, new - level
+        if abs(step) <= 1e-9 * (1 + abs(level)):
+            break
+    return float(level), passes
+
+
+def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> tuple[float, int]:
+    """Return the mean loss of the model with nothing but an intercept, and the passes it took.
+
+    None without an offset, for with a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) - l(0, 0); one where that
+    would cancel too many digits.
+    """
+    if seen.largest_offset == 0:
+        at_zero = model.family.loss(np.zeros(2), np.array([level, 0.0]))
+        found = (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
+        if found > _CANCELLED * seen.loss_at_zero / seen.weight:
+            return found, 0
+    return float(rows.sum(kernels.intercept_terms, model.family, level)[0]) / seen.weight, 1
+
+
+def sample_start(
+    rows: Rows, names: Sequence[str], model: Model, alpha: float, count: int, fit: Callable[..., Fit]
+) -> tuple[Array, Rows] | None:
+    """Return the fit of about ``count`` drawn rows, and those rows; None where it has no answer.
+
+    One pass. The sample is fitted to a hundredth of its own distance from the optimum of all rows.
+    """
+    (drawn,) = rows.sum(draw, max(rows.rows // max(count, 1), 1))
+    sample = SampleRows(drawn)
+    if not sample.rows:
+        return None
+    near = Limits(Tolerance(rel_gap=1e-2 * (len(names) + 1) / sample.rows), start="null")
+    try:
+        found = fit(sample, names, replace(model, alpha=alpha, lamduh=None), SOLVERS["proximal_newton"], near)
+    except DataError:  # one class only, say, of one that is rare
+        return None
+    if found.status == "interrupted":
+        raise KeyboardInterrupt
+    if found.status not in ("optimal", "converged"):
+        return None
+    beta = found.coefficients if found.intercept is None else np.append(found.intercept, found.coefficients)
+    return beta, sample
