@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -182,6 +183,12 @@ def _again(request: Request, run: RunFolder) -> str:
     return " ".join(["clusterglm fit", *own, "--resume", shell_word(run.path)])
 
 
+class _OwnRows(Request):
+    """A request for rows that nobody has to generate."""
+
+    most_columns = math.inf
+
+
 def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> Result:
     """Fit rows that are already in this process."""
     width = rows.columns - rows.intercept
@@ -193,11 +200,11 @@ def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> R
     if options.get("intercept") not in (None, rows.intercept):
         raise UsageError("intercept", options["intercept"], "the rows say otherwise: give it to from_arrays")
     own = {"rows": rows.rows, "columns": width, "intercept": rows.intercept, "dtype": str(rows.chunk.X.dtype)}
-    request = Request(**own | {name: value for name, value in options.items() if value is not None})
+    request = _OwnRows(**own | {name: value for name, value in options.items() if value is not None})
     started = time.perf_counter()
     with one_blas_thread():
         fitted = _solve(rows, names, request, progress, [], None, "y")
-    notes = [*request.notes(), *fitted.notes]
+    notes = [*request.notes(rows.columns), *fitted.notes]
     seconds = {"load": 0.0, "fit": time.perf_counter() - started}
     return Result.of(request, fitted, names, rows.rows, seconds, notes=notes, nbytes=rows.nbytes)
 
@@ -242,15 +249,17 @@ class _Fitting:
     def run(self) -> Result:
         from clusterglm.clusters import workers as measured
 
-        for text in self.request.notes():
-            self.note(text)
         with self.timed("plan"):
             blas = max(measured.limit_blas(self.client).values(), default=1)
             if blas > 1:
                 self.note(f"warning: BLAS ran {blas} threads on the workers: set to 1 for this fit")
                 blas = max(measured.blas_threads(self.client).values(), default=1)
             source = self.open()
-            plan = self.plan(source)
+            columns = len(source.names) + self.request.model.intercept
+            self.solver = self.request.chosen(columns)
+            for text in self.request.notes(columns):
+                self.note(text)
+            plan = self.plan(source, columns)
         with self.captured(source) as seen:
             fitted, rows, spread = self.solve(source, plan)
         for text in [*fitted.notes, *seen.notes]:
@@ -307,14 +316,14 @@ class _Fitting:
             raise UsageError("--resume", self.folder.path, "made with other data: start again with a new --out")
         return source
 
-    def plan(self, source: Source) -> chunks.Plan:
+    def plan(self, source: Source, columns: int) -> chunks.Plan:
         from clusterglm.clusters import workers as measured
 
         found = measured.workers(self.client)
         plan = chunks.plan(
-            solver=self.request.method.name,
+            solver=self.solver.name,
             rows=source.rows,
-            columns=len(source.names) + self.request.model.intercept,
+            columns=columns,
             dtype=self.request.dtype,
             workers=max(len(found), 1),
             threads=max(sum(worker.threads for worker in found), 1),
@@ -340,7 +349,7 @@ class _Fitting:
                 (seen,) = rows.sum(scan, self.request.model.family)  # bad values are refused before anything is fitted
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
-                self.progress.phase(f"fitting by {self.request.method.name}")
+                self.progress.phase(f"fitting by {self.solver.name}")
                 target = self.request.target or "y"
                 fitted = _solve(
                     rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target, seen

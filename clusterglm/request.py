@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterglm.errors import UsageError, unknown
 from clusterglm.units import parse_count
@@ -36,6 +36,8 @@ class Request:
     UsageError
         A value that no data could make right.
     """
+
+    most_columns: ClassVar[float] = 4000  # of generated rows: a block of them takes 262 MB then
 
     solver: str = "auto"
     rows: int | float | str | None = None
@@ -115,8 +117,8 @@ class Request:
         _ = self.row_count, self.rows_per_chunk
         if self.columns < 1:
             raise UsageError("--columns", self.columns, "must be at least 1")
-        if self.columns > 4000:
-            raise UsageError("--columns", self.columns, "must be at most 4000")
+        if self.columns > self.most_columns:
+            raise UsageError("--columns", self.columns, f"must be at most {self.most_columns}")
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise UsageError("--seed", self.seed, f"must be 0 to {_LARGEST_SEED}")
         if self.dtype not in DTYPES:
@@ -220,13 +222,25 @@ class Request:
             memory=memory,
         )
 
-    def notes(self) -> list[str]:
-        """Return what was chosen in the user's place, in words."""
+    def chosen(self, columns: int) -> Solver:
+        """Return the solver for this many columns, the intercept's among them.
+
+        Raises
+        ------
+        UsageError
+            They are too many for it.
+        """
+        from clusterglm.glm.solvers import for_columns
+
+        return for_columns(self.method, columns, not self.model.has_l1)
+
+    def notes(self, columns: int) -> list[str]:
+        """Return what was chosen in the user's place for this many columns, in words."""
         notes = []
         if self.solver == "auto":
-            notes.append(
-                "note: solver auto: proximal_newton, for one pass of a p x p Gram matrix costs least at few columns"
-            )
+            solver = self.chosen(columns)
+            why = "they are too many for" if solver.wide else "a pass costs least with"
+            notes.append(f"note: solver auto: {solver.name}: at {columns} columns {why} a Gram matrix")
         if self.rows is not None and self.penalty is None and self.method.smooth_only and not self.model.penalised:
             notes.append(f"note: {self.method.name} needs a smooth penalty: none used")
         if self.penalty not in (None, "none") and self.alpha is None and self.lamduh is None:

@@ -108,7 +108,7 @@ class Result:
             "started": None,
         }
         return cls(
-            solver=request.method.name,
+            solver=fitted.solver,
             family=model.family.name,
             link=model.family.link,
             penalty=model.penalty,

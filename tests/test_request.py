@@ -70,8 +70,8 @@ def test_defaults_of_generated_rows() -> None:
     assert request.method.name == "proximal_newton"
     model = request.model
     assert (model.family.name, model.penalty, model.lamduh, model.intercept) == ("binomial", "l1", 1.0, False)
-    assert request.notes() == [
-        "note: solver auto: proximal_newton, for one pass of a p x p Gram matrix costs least at few columns"
+    assert request.notes(15) == [
+        "note: solver auto: proximal_newton: at 15 columns a pass costs least with a Gram matrix"
     ]
     assert (request.tolerance.tol, request.tolerance.rel_gap) == (0.01, None)
 
@@ -89,14 +89,14 @@ def test_defaults_of_files() -> None:
 def test_solvers_of_smooth_penalties_take_none_for_generated_rows_and_say_so(solver: str) -> None:
     request = Request(rows=1000, solver=solver)
     assert request.model.penalty == "none"
-    assert request.notes() == [f"note: {solver} needs a smooth penalty: none used"]
+    assert request.notes(15) == [f"note: {solver} needs a smooth penalty: none used"]
     assert Request(rows=1000, solver=solver, lamduh=2.0).model.penalty == "l2"
 
 
 def test_a_penalty_without_a_strength_gets_one_and_says_so() -> None:
     request = Request(rows=1000, penalty="l2", solver="newton")
     assert request.model.lamduh == 1.0
-    assert request.notes() == ["note: no strength given: --lamduh 1"]
+    assert request.notes(15) == ["note: no strength given: --lamduh 1"]
 
 
 def test_an_elastic_net_of_ridge_alone_is_smooth() -> None:

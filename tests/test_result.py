@@ -57,7 +57,7 @@ def test_the_fields_that_result_json_promises(arrays: Any) -> None:
     }
     assert asked.items() <= result.request.items()
     assert result.request["standardize"] is False
-    assert result.bytes == result.passes * (300 * 4 * 8 + 300 * 8)
+    assert result.bytes == result.passes * (300 * 4 * 8 + 2 * 300 * 8)  # and the weights
 
 
 def test_the_objective_is_that_of_the_coefficients(arrays: Any) -> None:

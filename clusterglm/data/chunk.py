@@ -1,4 +1,4 @@
-"""A chunk of rows, and the micro-blocks that kernels work on."""
+"""A chunk of rows, dense or sparse, and the micro-blocks that kernels work on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array, issparse
 from threadpoolctl import ThreadpoolController
 
 from clusterglm.data.tree import Node, push
@@ -17,11 +18,14 @@ _MOST_GRAM_COLUMNS = 4000  # of the solvers that form a Gram matrix
 _BLOCK_BYTES = 1048576  # what stays in a core's second-level cache
 
 
-def block_rows(columns: int, itemsize: int) -> int:
+def block_rows(columns: int, itemsize: int, sparse: bool = False) -> int:
     """Return the rows of a micro-block: a power of two up to 8,192 from the width alone, never from the hardware.
 
-    A block stays in cache, but for columns so many that its Gram matrix would cost more to add up than to form.
+    A block stays in cache, but for columns so many that its Gram matrix would cost more to add up than to form. Sparse
+    rows are few numbers each, and their sums are as long as those of dense ones: the largest blocks.
     """
+    if sparse:
+        return _GENERATOR_ROWS
     rows, fewest = _GENERATOR_ROWS, max(16, 2 * columns if columns <= _MOST_GRAM_COLUMNS else 0)
     while rows > fewest and rows * columns * itemsize > _BLOCK_BYTES:
         rows //= 2
@@ -31,12 +35,12 @@ def block_rows(columns: int, itemsize: int) -> int:
 class Block(NamedTuple):
     """A micro-block: the rows that a kernel sees, in cache.
 
-    ``X`` is (m, p) float64, C-contiguous, with a leading column of ones where the model has an intercept; ``y``,
+    ``X`` is (m, p) float64, C-contiguous or CSR, with a leading column of ones where the model has an intercept; ``y``,
     ``weights`` and ``offset`` are (m,) float64, the last two None where the data have none. ``start`` is the global
     index of the first row.
     """
 
-    X: np.ndarray
+    X: Any
     y: np.ndarray
     weights: np.ndarray | None
     offset: np.ndarray | None
@@ -49,6 +53,8 @@ Kernel = Callable[..., tuple[Any, ...]]
 class Chunk:
     """Consecutive rows as they are stored: ``X`` (n, p) in its storage dtype, ``y``, ``weights``, ``offset`` float64.
 
+    ``X`` is an array or a ``scipy.sparse.csr_array`` with sorted indices.
+
     ``start``, the global index of the first row, is a multiple of ``block_rows``.
     """
 
@@ -56,7 +62,7 @@ class Chunk:
 
     def __init__(
         self,
-        X: np.ndarray,
+        X: Any,
         y: np.ndarray,
         weights: np.ndarray | None = None,
         offset: np.ndarray | None = None,
@@ -74,12 +80,20 @@ class Chunk:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         # An array that moved between workers can arrive at an odd address: other bits, and 3.5 times slower.
-        arrays = (a if a is None or a.flags.aligned else a.copy() for a in state[:4])
+        arrays = (a if a is None or issparse(a) or a.flags.aligned else a.copy() for a in state[:4])
         self.X, self.y, self.weights, self.offset = arrays
+        if issparse(self.X):
+            self.X.data = np.require(self.X.data, requirements="A")
         self.start, self.block_rows = state[4:]
 
+    @property
+    def nbytes(self) -> int:
+        X = self.X
+        features = (X.data, X.indices, X.indptr) if issparse(X) else (X,)
+        return sum(int(a.nbytes) for a in (*features, self.y, self.weights, self.offset) if a is not None)
+
     def __sizeof__(self) -> int:
-        return sum(a.nbytes for a in (self.X, self.y, self.weights, self.offset) if a is not None) + 64
+        return self.nbytes + 64
 
     def __len__(self) -> int:
         return len(self.y)
@@ -89,14 +103,14 @@ class Chunk:
         cut = slice(first - self.start, last - self.start)
         weights = None if self.weights is None else self.weights[cut]
         offset = None if self.offset is None else self.offset[cut]
-        return Chunk(self.X[cut], self.y[cut], weights, offset, start=first, block_rows=self.block_rows)
+        return Chunk(_cut(self.X, cut), self.y[cut], weights, offset, start=first, block_rows=self.block_rows)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the micro-blocks in row order; narrower storage becomes float64 here, in cache."""
         for i in range(0, len(self), self.block_rows):
             cut = slice(i, i + self.block_rows)
             yield Block(
-                np.ascontiguousarray(self.X[cut], dtype=np.float64),
+                _as_float64(_cut(self.X, cut)),
                 self.y[cut],
                 None if self.weights is None else self.weights[cut],
                 None if self.offset is None else self.offset[cut],
@@ -110,6 +124,21 @@ class Chunk:
             for block in self.blocks():
                 push(nodes, (0, block.start // self.block_rows, kernel(block, *args)))
         return nodes
+
+
+def _cut(X: Any, rows: slice) -> Any:
+    """Return some of the rows as a view; scipy's own slices are copies, which cost as much as a product."""
+    if not issparse(X):
+        return X[rows]
+    indptr = X.indptr[rows.start : rows.stop + 1]
+    stored = slice(indptr[0], indptr[-1])
+    view = csr_array((len(indptr) - 1, X.shape[1]), dtype=X.dtype)
+    view.data, view.indices, view.indptr = X.data[stored], X.indices[stored], indptr - indptr[0]
+    return view
+
+
+def _as_float64(X: Any) -> Any:
+    return X.astype(np.float64, copy=False) if issparse(X) else np.ascontiguousarray(X, dtype=np.float64)
 
 
 @cache

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.sparse import csr_array, hstack, issparse
 
 from clusterglm.data.chunk import Chunk, Kernel, block_rows, one_blas_thread
 from clusterglm.data.chunks import local_problem_rows
@@ -70,7 +71,7 @@ class LocalRows:
         self.chunk, self.locate, self.intercept = chunk, locate, intercept
         self.rows, self.columns = chunk.X.shape
         self.problem_rows = problem_rows or max(self.rows, 1)
-        self.nbytes = chunk.X.nbytes + chunk.y.nbytes
+        self.nbytes = chunk.nbytes
         self.reads = 0
 
     @property
@@ -101,7 +102,7 @@ def each_in(
 
 
 def from_arrays(
-    X: np.ndarray,
+    X: Any,
     y: np.ndarray,
     weights: np.ndarray | None = None,
     offset: np.ndarray | None = None,
@@ -111,14 +112,16 @@ def from_arrays(
 ) -> LocalRows:
     """Return rows in this process from arrays: ``X`` (n, p), ``y``, ``weights`` and ``offset`` (n,).
 
-    The copy is C-contiguous in ``dtype``, with a leading column of ones where ``intercept`` is true.
+    The copy is C-contiguous in ``dtype``, with a leading column of ones where ``intercept`` is true. A sparse ``X`` of
+    scipy is copied as CSR and stays sparse.
 
     Raises
     ------
     DataError
         The lengths differ, or there are no rows or no columns.
     """
-    X = np.asarray(X)
+    sparse = issparse(X)
+    X = csr_array(X, dtype=dtype) if sparse else np.asarray(X)
     if X.ndim != 2 or X.shape[1] == 0:
         raise DataError("features", f"shape {X.shape}", "give a matrix of rows by columns")
     vectors = {"target": y, "weights": weights, "offset": offset}
@@ -126,14 +129,24 @@ def from_arrays(
         name: None if v is None else np.ascontiguousarray(v, dtype=np.float64).ravel() for name, v in vectors.items()
     }
     for name, v in flat.items():
-        if v is not None and len(v) != len(X):
-            raise DataError(name, f"{len(v)} rows", f"the features have {len(X)}")
-    if not len(X):
+        if v is not None and len(v) != X.shape[0]:
+            raise DataError(name, f"{len(v)} rows", f"the features have {X.shape[0]}")
+    if not X.shape[0]:
         raise DataError("features", "0 rows", "nothing to fit")
-    design = np.empty((len(X), X.shape[1] + intercept), dtype=dtype)
-    design[:, intercept:] = X
-    if intercept:
-        design[:, 0] = 1.0
-    size = block_rows(design.shape[1], design.itemsize)
+    if sparse:
+        ones = csr_array(np.ones((X.shape[0], int(intercept)), dtype=dtype))
+        design = hstack([ones, X], format="csr", dtype=dtype)
+        design.sum_duplicates()  # and sorts the indices
+        if max(design.nnz, *design.shape) <= np.iinfo(np.int32).max:  # half the traffic
+            design.indices, design.indptr = design.indices.astype(np.int32), design.indptr.astype(np.int32)
+    else:
+        design = np.empty((X.shape[0], X.shape[1] + intercept), dtype=dtype)
+        design[:, intercept:] = X
+        design[:, : int(intercept)] = 1.0
+    rows, columns = design.shape
+    itemsize = np.dtype(dtype).itemsize
+    size = block_rows(columns, itemsize, sparse)
     chunk = Chunk(design, flat["target"], flat["weights"], flat["offset"], block_rows=size)  # type: ignore[arg-type]
-    return LocalRows(chunk, local_problem_rows(len(X), design.shape[1], design.itemsize), intercept=intercept)
+    # Of sparse rows, too, a local problem is whole micro-blocks.
+    problem_rows = max(local_problem_rows(rows, columns, itemsize), size)
+    return LocalRows(chunk, problem_rows, intercept=intercept)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+MOST_COLUMNS = 4000  # beyond which no p x p matrix is formed
 
 
 def scales(H: Array) -> Array:

@@ -16,7 +16,7 @@ A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - 
 A_0 is bounded by the columns' largest entries, or measured exactly in one pass where that is too coarse.
 
 That needs a definite Hessian. Two more bounds on P(beta) - P* do not: along the step of the quadratic model, by the
-Hessian at the point or by one pass (dual_bound.py), and from the gradient and the input scan alone (free_gap.py). The
+Hessian at the point or by two passes (dual_bound.py), and from the gradient and the input scan alone (free_gap.py). The
 smallest is the certificate's. Only the first also bounds the coefficients in standard errors; where none is known to be
 definite, ``gap_in_se`` says what the gap amounts to: an error of t standard errors along one direction costs
 t^2 phi / (2 W), so sqrt(2 W gap / phi) is free of units and of n. For the gaussian family, whose objective is a
@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
-from clusterglm.glm.algebra import inverse_root, smallest_eigenvalue
+from clusterglm.glm.algebra import MOST_COLUMNS, inverse_root, smallest_eigenvalue
 from clusterglm.glm.dual_bound import dual_bound, step_bound
 from clusterglm.glm.duality import omega
 from clusterglm.glm.free_gap import Frame, constant_column, free_gap, null_level
@@ -43,7 +43,6 @@ from clusterglm.glm.problem import Point, Problem
 Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
 _LEAST = 1e-290  # dispersion of a perfect fit: W / phi stays a number
-MOST_COLUMNS = 4000  # beyond which ``sharpen`` forms no Hessian, and takes the dual bound instead
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Certifier:
         self.problem, self.offset, self.frame = problem, offset, frame
         self.largest = np.where(largest > 0, largest, 1.0)
         self.reference: _Reference | None = None
-        self._units: Array | None = None  # of the last exact Hessian, definite or not
+        self._units: Array | None = None  # of the last exact Hessian or diagonal, definite or not
         self._best = np.inf  # the smallest objective seen
         self._level: tuple[float, float] | None = None
 
@@ -105,6 +104,8 @@ class Certifier:
         """Return what is proven without a pass; a point that carries an exact Hessian becomes the reference."""
         if np.isfinite(point.objective):
             self._best = min(self._best, point.objective * (1 + 64 * _EPS))
+        if point.diagonal is not None:
+            self._units = np.sqrt(point.diagonal + self.problem.penalty.l2)
         if point.hessian is not None:
             self._refer(point)
         certificate = self._smaller(self._by_reference(point), "free", self._free(point), point)
@@ -115,7 +116,7 @@ class Certifier:
     def sharpen(self, point: Point) -> Certificate:
         """Certify by one exact Hessian pass at the point, and one or two more where tau is bounded too coarsely.
 
-        With more than ``MOST_COLUMNS`` columns, by the dual bound.
+        With more columns than a Hessian may have, by the dual bound.
         """
         if point.hessian is None and len(point.beta) > MOST_COLUMNS:
             return self.dual(point)
@@ -142,7 +143,7 @@ class Certifier:
         return self.reference is not None and self.reference.spread * _EPS > 1e-10
 
     def dual(self, point: Point) -> Certificate:
-        """Certify by one pass without forming a Hessian: along a step among the columns that are off 0."""
+        """Certify by two passes without forming a Hessian: along a step among the columns that are off 0."""
         bound = dual_bound(self.problem, point, self.largest, self.offset)
         return self._smaller(self(point), "dual", (bound.gap, bound.rounding), point)
 

@@ -14,9 +14,10 @@ H_TT e = r meets it. With |r| <= R and E^2 = R'|H_TT^-1|R that step has ||d + e|
 u_j by at most E sqrt H_jj and a_i'd by at most sum_T |a_ik| |e_k|: rounding, too, is of second order. T are the columns
 without penalty and those that the model has off 0 under L1 alone, or the former only where H_TT is singular.
 
-``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for those columns of H
-that carry no penalty or are off 0, and steps among them: for rows so wide that their Hessian is never formed. It costs
-n p |S| instead of n p^2. Both are 1.00 to 1.06 times the true distance (median), down to 1e-10 of the coefficients.
+``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for the Hessian of those
+columns that carry no penalty or are off 0, steps among them, and makes another for H d: for rows so wide that their
+Hessian is never formed. It costs n |S|^2 instead of n p^2. Both are 1.00 to 1.06 times the true distance (median), down
+to 1e-10 of the coefficients.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from numpy.typing import NDArray
 from clusterglm.glm.algebra import inverse_root
 from clusterglm.glm.duality import EPS, duality_gap, gradient_noise, omega
 from clusterglm.glm.families import Family
-from clusterglm.glm.kernels import Block, Extremes, predictor
+from clusterglm.glm.kernels import Block, Extremes, gram, predictor
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Point, Problem
 from clusterglm.glm.quadratic import minimise
 
 Array = NDArray[np.float64]
-MOST_DIRECTIONS = 256
+MOST_DIRECTIONS = 1000
 _FURTHEST = 0.95  # tau beyond which rounding might hide that no minimiser exists
 
 
@@ -49,10 +50,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class _Curvature:
-    """What is known of H: its columns S as (p, |S|), sqrt of its diagonal (p,), and the mean of h."""
+    """What is known of H: its columns and rows S as (|S|, |S|), sqrt of its diagonal (p,), and the mean of h."""
 
     S: NDArray[np.intp]
-    products: Array
+    block: Array
     units: Array
     mean: float
 
@@ -61,17 +62,27 @@ _NONE = Bound(np.inf, 0.0)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def along(block: Block, family: Family, beta: Array, columns: NDArray[np.intp]) -> tuple[Array, Array, float]:
-    """Return (X' diag(w h) X_S, the diagonal of X' diag(w h) X, the sum of w h): (p, |S|), (p,) and a number."""
-    w = np.ones(len(block.y)) if block.weights is None else block.weights
-    h = w * family.terms(block.y, predictor(block, beta))[2]
-    return block.X.T @ (h[:, None] * block.X[:, columns]), h @ (block.X * block.X), float(h.sum())
+def among(block: Block, family: Family, beta: Array, columns: NDArray[np.intp]) -> tuple[Array, Array, float]:
+    """Return (X_S' diag(w h) X_S, the diagonal of X' diag(w h) X, the sum of w h): (|S|, |S|), (p,) and a number."""
+    h = _curvatures(block, family, beta)
+    return gram(block.X[:, columns], h), h @ (block.X * block.X), float(h.sum())
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def along(block: Block, family: Family, beta: Array, direction: Array) -> tuple[Array, Extremes]:
+    """Return (X' diag(w h) X d, the largest |a_i'd| of rows of positive weight): (p,) and a number."""
+    return (_curvatures(block, family, beta) * (block.X @ direction)) @ block.X, reach(block, direction)[0]
 
 
 def reach(block: Block, direction: Array) -> tuple[Extremes]:
     """Return max |a_i'd| over rows of positive weight."""
     rows = block.X if block.weights is None else block.X[block.weights > 0]
     return (Extremes(np.max(np.abs(rows @ direction), initial=0.0, keepdims=True)),)
+
+
+def _curvatures(block: Block, family: Family, beta: Array) -> Array:
+    h: Array = family.terms(block.y, predictor(block, beta))[2]
+    return h if block.weights is None else block.weights * h
 
 
 def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0.0, measure: bool = False) -> Bound:
@@ -95,22 +106,36 @@ def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0
     units = np.sqrt(np.diag(H))
     # H_jj <= largest_j^2 (mean of h), with equality for an intercept.
     mean = float(np.max(units / largest)) ** 2
-    return _bound(problem, point, largest, offset, _Curvature(S, H[:, S], units, mean), measure)
+    known = _Curvature(S, H[np.ix_(S, S)], units, mean)
+    if (step := _step(problem.penalty, point, known)) is None:
+        return _NONE
+    product, reached = H[:, S] @ step, float(largest[S] @ np.abs(step))
+    bound = _bound(problem, point, largest, offset, known, step, product, reached)
+    if bound is not _NONE or not measure:
+        return bound
+    (found,) = problem.sum(reach, _spread(step, S, len(H)))
+    exact = float(found[0]) + 4 * EPS * len(S) * reached
+    return _bound(problem, point, largest, offset, known, step, product, exact)
 
 
 def dual_bound(
     problem: Problem, point: Point, largest: Array, offset: float = 0.0, most: int = MOST_DIRECTIONS
 ) -> Bound:
-    """Return the bound along the model's step among a few columns, by one pass (two where tau has to be measured).
+    """Return the bound along the model's step among a few columns, by two passes.
 
     ``largest`` and ``offset`` as in ``step_bound``; ``most`` limits |S|. No bound where more columns carry no penalty.
     """
     if not np.isfinite(point.objective) or np.count_nonzero(problem.penalty.free) > most:
         return _NONE
     S = directions(problem.penalty, point, largest, most)
-    sums = problem.sum(along, problem.family, point.beta, S)
-    products, diagonal, mean = (np.asarray(t) / problem.weight for t in sums)
-    return _bound(problem, point, largest, offset, _Curvature(S, products, np.sqrt(diagonal), float(mean)), True)
+    sums = problem.sum(among, problem.family, point.beta, S)
+    block, diagonal, mean = (np.asarray(t) / problem.weight for t in sums)
+    known = _Curvature(S, block, np.sqrt(diagonal), float(mean))
+    if (step := _step(problem.penalty, point, known)) is None:
+        return _NONE
+    product, found = problem.sum(along, problem.family, point.beta, _spread(step, S, len(point.beta)))
+    exact = float(found[0]) + 4 * EPS * len(S) * float(largest[S] @ np.abs(step))
+    return _bound(problem, point, largest, offset, known, step, product / problem.weight, exact)
 
 
 def directions(penalty: Penalty, point: Point, largest: Array, most: int) -> NDArray[np.intp]:
@@ -122,27 +147,41 @@ def directions(penalty: Penalty, point: Point, largest: Array, most: int) -> NDA
     return np.sort(np.concatenate([free, worst]))
 
 
+def _step(penalty: Penalty, point: Point, known: _Curvature) -> Array | None:
+    """Return the step to the model's minimum among the columns S, (|S|,); None where it is not finite."""
+    S = known.S
+    step = minimise(known.block, point.gradient[S], point.beta[S], penalty.take(S)) - point.beta[S]
+    return step if np.isfinite(step).all() else None
+
+
+def _spread(step: Array, S: NDArray[np.intp], columns: int) -> Array:
+    direction = np.zeros(columns)
+    direction[S] = step
+    return direction
+
+
 def _bound(
-    problem: Problem, point: Point, largest: Array, offset: float, curvature: _Curvature, measure: bool
+    problem: Problem,
+    point: Point,
+    largest: Array,
+    offset: float,
+    known: _Curvature,
+    step: Array,
+    product: Array,
+    reached: float,
 ) -> Bound:
-    """Return the bound along the step to the model's minimum among the columns S."""
+    """Return the bound along ``step`` among the columns S, with ``product`` = H d and ``reached`` >= max |a_i'd|."""
     family, penalty = problem.family, problem.penalty
-    S, units = curvature.S, curvature.units
-    block = (curvature.products[S] + curvature.products[S].T) / 2
-    step = minimise(block, point.gradient[S], point.beta[S], penalty.take(S)) - point.beta[S]
-    if not np.isfinite(step).all():
-        return _NONE
-    product = curvature.products @ step
+    S, units = known.S, known.units
     u = -(point.gradient + product)
     square, moved = max(float(step @ product[S]), 0.0), float(np.abs(step) @ units[S])
-    noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, curvature.mean)
+    noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, known.mean)
     noise = noise + 10 * EPS * units * moved
-    reached = float(largest[S] @ np.abs(step))
     # What must hold exactly: u = 0 without penalty, |u| = l1 at the model's active coefficients under L1 alone.
     free, sharp = penalty.free[S], (penalty.l2[S] == 0) & (point.beta[S] + step != 0)
     wanted = np.sign(u) * penalty.l1
     for pinned in (S[free | sharp], S[free]):
-        exact = _correction(curvature, S, block, pinned, np.abs(u - wanted) + noise, largest)
+        exact = _correction(known, pinned, np.abs(u - wanted) + noise, largest)
         if exact is not None:
             break
     else:
@@ -151,11 +190,6 @@ def _bound(
     u[pinned], noise = wanted[pinned], noise + error * units
     noise[pinned] = 0.0
     tau = family.self_concordance * (reached + beside)
-    if tau >= _FURTHEST and measure:
-        direction = np.zeros_like(point.beta)
-        direction[S] = step
-        (found,) = problem.sum(reach, direction)
-        tau = family.self_concordance * (float(found[0]) + 4 * EPS * len(S) * reached + beside)
     if tau >= _FURTHEST:
         return _NONE
     w = omega(tau)
@@ -168,20 +202,18 @@ def _bound(
     return Bound(bound, max(bound - gap(np.zeros_like(noise), square), 0.0))
 
 
-def _correction(
-    curvature: _Curvature, S: NDArray[np.intp], block: Array, pinned: NDArray[np.intp], off: Array, largest: Array
-) -> tuple[float, float] | None:
+def _correction(known: _Curvature, pinned: NDArray[np.intp], off: Array, largest: Array) -> tuple[float, float] | None:
     """Return bounds on ||e||_H and max |a_i'e| of the correction e among ``pinned`` columns: H_TT e = r, |r| <= off.
 
     None where the Hessian of these columns is not definite.
     """
     if not len(pinned):
         return 0.0, 0.0
-    among = np.searchsorted(S, pinned)
-    root = inverse_root(block[np.ix_(among, among)])
+    place = np.searchsorted(known.S, pinned)
+    root = inverse_root(known.block[np.ix_(place, place)])
     if root is None:
         return None
-    doubt = 10 * len(pinned) * EPS * float(np.sum((curvature.units[pinned, None] * root) ** 2))
+    doubt = 10 * len(pinned) * EPS * float(np.sum((known.units[pinned, None] * root) ** 2))
     if doubt > 0.1:
         return None
     back = np.abs(root @ root.T) @ off[pinned] / (1 - doubt)

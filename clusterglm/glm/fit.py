@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm import kernels
-from clusterglm.glm.algebra import aliased
+from clusterglm.glm.algebra import MOST_COLUMNS, aliased
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
@@ -25,7 +25,7 @@ from clusterglm.glm.penalties import elastic_net
 from clusterglm.glm.problem import Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
 from clusterglm.glm.scan import Scan, refuse, scan
-from clusterglm.glm.solvers import MOST_COLUMNS, Solver
+from clusterglm.glm.solvers import Solver, for_columns
 from clusterglm.glm.start import Start, find_start
 from clusterglm.glm.trace import StoppingRule, Trace
 
@@ -51,18 +51,18 @@ def fit(
 
     Raises
     ------
+    UsageError
+        A solver that cannot take so many columns.
     DataError
         Values that are not finite or outside the family's range, and data that no model can be fitted to.
     """
     limits, began, read = limits or Limits(), time.perf_counter(), 0
     family, first = model.family, int(model.intercept)
+    labels = ["intercept"] * first + list(names)
+    solver = for_columns(solver, len(labels), not model.has_l1)
     if seen is None:
         (seen,), read = rows.sum(scan, family), 1
-    labels = ["intercept"] * first + list(names)
     notes = refuse(seen, labels, model, locate, target)
-    if len(labels) > MOST_COLUMNS:
-        raise DataError("columns", len(labels), f"more than {MOST_COLUMNS}, whose Gram matrix no driver should hold")
-
     factors = np.ones(len(labels))
     factors[:first] = 0.0
     sd = np.where(seen.deviation > 0, seen.deviation, 1.0)
@@ -79,10 +79,8 @@ def fit(
     notes += dropped_notes
     if dropped:
         problem.take(kept)
-        if start.beta[dropped].any():
-            point = problem.at(start.beta[kept], hessian=True, ranges=solver.ranges)
-        else:
-            point = _restrict(point, kept, problem)
+        narrow = start.beta[kept]
+        point = _evaluate(problem, narrow, solver) if start.beta[dropped].any() else _restrict(point, kept, problem)
     null_objective = point.objective if start.null_objective is None else start.null_objective
 
     largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
@@ -103,6 +101,7 @@ def fit(
         direction[kept] = stop.direction
         notes.append(_separation_note(direction, labels, sd))
     return Fit(
+        solver=solver.name,
         coefficients=full[first:],
         intercept=float(full[0]) if first else None,
         status=solution.status,
@@ -122,15 +121,22 @@ def fit(
 
 def _first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, Point]:
     """Return the start and its point; the null model's where that is no worse."""
-    point = problem.at(start.beta, hessian=True, ranges=solver.ranges)
+    point = _evaluate(problem, start.beta, solver)
     if start.null_objective is not None and not point.objective <= start.null_objective:
         # Rows that were not drawn tell another story: one far out, a rare class.
         start, problem.sample = start.at_null(), None
-        point = problem.at(start.beta, hessian=True, ranges=solver.ranges)
+        point = _evaluate(problem, start.beta, solver)
     if not np.isfinite(point.objective):
         cure = "not finite where all coefficients are 0: rescale the target or the offset"
         raise DataError("mean loss", f"{point.objective:g}", cure)
     return start, point
+
+
+def _evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
+    """Return the point that solvers and certificates begin with, with as much of a Hessian as there is."""
+    if len(beta) > MOST_COLUMNS:
+        return problem.at_diagonal(beta)
+    return problem.at(beta, hessian=True, ranges=solver.ranges)
 
 
 def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, trace: Trace) -> Solution:
@@ -158,12 +164,18 @@ def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, t
 def _kept(
     problem: Problem, start: Point, seen: Scan, labels: Sequence[str], model: Model
 ) -> tuple[NDArray[np.intp], list[int], list[str]]:
-    """Return which columns stay, which go, and why: those that no L2 part makes unique and that repeat earlier ones."""
+    """Return which columns stay, which go, and why: those that no L2 part makes unique and that repeat earlier ones.
+
+    Repeats are not looked for among more columns than a Hessian may have.
+    """
     notes, penalty = [], problem.penalty
     constant = seen.constant.copy()
     constant[: int(model.intercept)] = False
     if not model.intercept:
         constant &= seen.largest == 0
+    if start.hessian is None:
+        # To leave a column out is to copy every row in every pass; where it says nothing, its coefficient stays 0.
+        constant &= (seen.largest != 0) & (penalty.l1 == 0) & (penalty.l2 == 0)
     gone = [int(j) for j in np.flatnonzero(constant)]
     for j in gone:
         why = "same as the intercept" if model.intercept else "says nothing"
@@ -175,7 +187,7 @@ def _kept(
         found = aliased(H[np.ix_(rest, rest)] + np.diag(penalty.l2[rest]))
         return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
 
-    repeated = repeats(start.hessian)  # type: ignore[arg-type]
+    repeated = [] if start.hessian is None else repeats(start.hessian)
     if repeated and model.family.name != "gaussian":
         # A Hessian can be singular because few rows have curvature; the columns' own Gram matrix decides.
         repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)
@@ -188,9 +200,11 @@ def _kept(
 
 def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
     beta = start.beta[kept]
-    H = start.hessian[np.ix_(kept, kept)]  # type: ignore[index]
+    H = None if start.hessian is None else start.hessian[np.ix_(kept, kept)]
     parts = None if start.parts is None else start.parts.take(kept)
-    return Point(beta, start.loss, start.gradient[kept], H, start.loss + problem.penalty.value(beta), parts)
+    diagonal = None if start.diagonal is None else start.diagonal[kept]
+    objective = start.loss + problem.penalty.value(beta)
+    return Point(beta, start.loss, start.gradient[kept], H, objective, parts, diagonal)
 
 
 def _separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:

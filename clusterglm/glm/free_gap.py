@@ -78,11 +78,11 @@ def null_level(family: Family, null: Point, j: int, value: float, offset: float 
     """Return an interval around the level of the null model, from a point at which all other coefficients are 0.
 
     The curvature bound of certificate.py in one dimension: its radius is at most 2 |g_j| / H_jj where tau = |a_j g_j| /
-    H_jj <= 1/2. None where the point has no Hessian or is too far away.
+    H_jj <= 1/2. None where the point does not know H_jj or is too far away.
     """
-    if null.hessian is None or np.delete(null.beta, j).any():
+    if (null.hessian is None and null.diagonal is None) or np.delete(null.beta, j).any():
         return None
-    slope, bend = float(null.gradient[j]), float(null.hessian[j, j])
+    slope, bend = float(null.gradient[j]), float(null.curvatures[j])
     if not (np.isfinite(slope) and bend > 0):
         return None
     tau = family.self_concordance * abs(slope) / bend * abs(value)

@@ -5,7 +5,8 @@ may be a number, an array, or anything with a ``+`` (``Extremes`` and ``Scan`` b
 kernel runs: X is read from memory once for loss, gradient and Hessian together. This is the file to make fast.
 
 Shapes: block.X (m, p) with a leading column of ones for an intercept; beta (p,), or (p, K) for K candidates at once,
-whose elementwise terms are (K, m).
+whose elementwise terms are (K, m). block.X may also be a CSR array of scipy, which no kernel turns into a dense one but
+where it says so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Block(Protocol):
     """What a kernel sees of the rows; ``start`` is the global index of the first one."""
 
     @property
-    def X(self) -> Array: ...
+    def X(self) -> Any: ...
     @property
     def y(self) -> Array: ...
     @property
@@ -44,11 +45,16 @@ class Block(Protocol):
 class Piece(NamedTuple):
     """A block of rows put together by the engine itself."""
 
-    X: Array
+    X: Any
     y: Array
     weights: Array | None
     offset: Array | None
     start: int
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether X is a sparse array; asked without importing scipy, which a refusal of bad input has no time for."""
+    return hasattr(X, "indptr")
 
 
 def predictor(block: Block, beta: Array) -> Array:
@@ -95,15 +101,29 @@ def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Ar
     return total, _or_nan(total, score @ block.X), _or_nan(total, gram(block.X, curvature))
 
 
-def gram(X: Array, h: Array) -> Array:
-    """Return X' diag(h) X, (p, p), symmetric to the bit; ``h`` (m,), 0 or more."""
+@_quiet
+def diagonal(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
+    """Return (sum of w l, X'(w s), the diagonal of X' diag(w h) X): a number, (p,) and (p,)."""
+    values, score, curvature = family.terms(block.y, predictor(block, beta))
+    if block.weights is not None:
+        w = block.weights
+        values, score, curvature = w * values, w * score, w * curvature
+    total = values.sum()
+    return total, _or_nan(total, score @ block.X), _or_nan(total, curvature @ (block.X * block.X))
+
+
+def gram(X: Any, h: Array) -> Array:
+    """Return X' diag(h) X, dense (p, p), symmetric to the bit; ``h`` (m,), 0 or more."""
     p = X.shape[1]
+    if is_sparse(X):
+        H: Array = (X.T @ X.multiply(h[:, None])).toarray()
+        return (H + H.T) / 2
     if p > _NARROW:
         root = np.sqrt(h)[:, None] * X
-        return root.T @ root  # one array twice: numpy calls syrk, half of gemm
+        return np.asarray(root.T @ root)  # one array twice: numpy calls syrk, half of gemm
     # For few columns BLAS spends more on gathering a triangle than on the other half.
     H = np.zeros((p, p))
-    size = _SCRATCH_BYTES // (8 * p)
+    size = _SCRATCH_BYTES // (8 * max(p, 1))
     for i in range(0, len(X), size):
         rows = X[i : i + size]
         H += rows.T @ (h[i : i + size, None] * rows)
@@ -151,8 +171,7 @@ def overlap(block: Block, family: Family, beta: Array, thresholds: tuple[float, 
     level = np.maximum(np.abs(score), curvature)
     if block.weights is not None:
         level = np.where(block.weights > 0, level, 0.0)
-    kept = [block.X[level > t] for t in thresholds]
-    return tuple(rows.T @ rows for rows in kept)
+    return tuple(gram(block.X, np.where(level > t, 1.0, 0.0)) for t in thresholds)
 
 
 def margins(block: Block, family: Family, directions: Array) -> tuple[Extremes]:
@@ -174,5 +193,7 @@ def margins(block: Block, family: Family, directions: Array) -> tuple[Extremes]:
 
 def on_columns(block: Block, columns: NDArray[np.intp], kernel: Callable[..., Any], *args: Any) -> Any:
     """Return ``kernel`` on the same rows with these columns alone."""
-    narrow = np.ascontiguousarray(block.X[:, columns])
+    narrow = block.X[:, columns]
+    if not is_sparse(narrow):
+        narrow = np.ascontiguousarray(narrow)
     return kernel(Piece(narrow, block.y, block.weights, block.offset, block.start), *args)

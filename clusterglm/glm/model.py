@@ -68,8 +68,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished fit. ``coefficients`` (p,) without the intercept, 0 where a column was left out."""
+    """A finished fit by ``solver``. ``coefficients`` (p,) without the intercept, 0 where a column was left out."""
 
+    solver: str
     coefficients: Array
     intercept: float | None
     status: str

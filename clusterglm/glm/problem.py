@@ -54,7 +54,7 @@ class Ranges:
 class Point:
     """Coefficients and what a pass found there: mean loss f, its gradient (p,) and Hessian (p, p) or None, P.
 
-    ``parts`` are the local problems' shares, where they were asked for.
+    ``parts`` are the local problems' shares and ``diagonal`` (p,) is that of the Hessian, where they were asked for.
     """
 
     beta: Array
@@ -63,6 +63,15 @@ class Point:
     hessian: Array | None
     objective: float
     parts: Ranges | None = None
+    diagonal: Array | None = None
+
+    @property
+    def curvatures(self) -> Array:
+        """The Hessian's diagonal, (p,), of a point that was asked for it or for the Hessian."""
+        if self.diagonal is not None:
+            return self.diagonal
+        assert self.hessian is not None
+        return np.diag(self.hessian)
 
     @property
     def ranges(self) -> Ranges:
@@ -172,6 +181,14 @@ class Problem:
         gradient, H = (s / self.weight for s in sums) if hessian else (sums[0] / self.weight, None)
         parts = Ranges(weights / self.weight, gradient, H)
         return replace(self.point(beta, losses.sum(), *(s.sum(axis=0) for s in sums)), parts=parts)
+
+    def at_diagonal(self, beta: Array) -> Point:
+        """Return loss, gradient and the Hessian's diagonal at ``beta`` (p,), for more columns than a Hessian may have.
+
+        One pass.
+        """
+        total, gradient, diagonal = self.sum(kernels.diagonal, self.family, beta)
+        return replace(self.point(beta, total, gradient), diagonal=diagonal / self.weight)
 
     def at_both(self, first: Array, second: Array) -> tuple[Point, Point]:
         """Return loss and gradient at two points, in one pass."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import definite, solve
-from clusterglm.glm.kernels import Block
+from clusterglm.glm.kernels import Block, is_sparse
 from clusterglm.glm.problem import Point, Problem
 
 Array = NDArray[np.float64]
@@ -93,7 +93,8 @@ def residual(X: Array, y: Array, offset: Array | None, beta: Array) -> Pair:
 def exact_gradient(block: Block, beta: Array) -> tuple[Twice]:
     """Return X'(w (offset + X beta - y)) of the gaussian family, in double-double."""
     some = np.ones(len(block.y), dtype=np.bool_) if block.weights is None else block.weights > 0
-    X, y = block.X[some].astype(np.float64), block.y[some].astype(np.float64)
+    X = block.X[some].toarray() if is_sparse(block.X) else block.X[some]
+    X, y = X.astype(np.float64), block.y[some].astype(np.float64)
     offset = None if block.offset is None else block.offset[some].astype(np.float64)
     high, low = residual(X, y, offset, beta)
     if block.weights is not None:

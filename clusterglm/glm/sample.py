@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.kernels import Block, Piece
+from clusterglm.glm.kernels import Block, Piece, is_sparse
 
 Array = NDArray[np.float64]
 _ROWS_PER_COLUMN = 2000
@@ -64,7 +64,8 @@ def draw(block: Block, stretch: int) -> tuple[Drawn]:
     if not len(kept):
         return (Drawn(()),)
     weights, offset = (None if v is None else v[kept] for v in (block.weights, block.offset))
-    return (Drawn((Piece(block.X[kept], block.y[kept], weights, offset, block.start + int(kept[0])),)),)
+    X = block.X[kept].toarray() if is_sparse(block.X) else block.X[kept]
+    return (Drawn((Piece(X, block.y[kept], weights, offset, block.start + int(kept[0])),)),)
 
 
 def _hash(index: NDArray[np.uint64]) -> NDArray[np.uint64]:

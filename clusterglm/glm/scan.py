@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import DataError
 from clusterglm.glm.families import Family
-from clusterglm.glm.kernels import Block
+from clusterglm.glm.kernels import Block, is_sparse
 
 if TYPE_CHECKING:
     from clusterglm.glm.model import Model
@@ -104,15 +104,41 @@ def _first(block: Block, bad: NDArray[np.bool_], values: Array) -> Place:
     return Place(block.start + i, float(values[i]))
 
 
-def _extremes(X: Array) -> tuple[Array, Array]:
+def _extremes(X: Any) -> tuple[Array, Array]:
     """Return the smallest and the largest of every column; infinite where there are no rows."""
     n, p = X.shape
+    if is_sparse(X):
+        if not n:
+            return np.full(p, np.inf), np.full(p, -np.inf)
+        return X.min(axis=0).toarray(), X.max(axis=0).toarray()
     # Rows side by side make long vectors, along which numpy has vector instructions.
     together = n // _SIDE_BY_SIDE * _SIDE_BY_SIDE
     wide, rest = X[:together].reshape(-1, _SIDE_BY_SIDE * p), X[together:]
     low = np.minimum(wide.min(axis=0, initial=np.inf).reshape(-1, p).min(axis=0), rest.min(axis=0, initial=np.inf))
     high = np.maximum(wide.max(axis=0, initial=-np.inf).reshape(-1, p).max(axis=0), rest.max(axis=0, initial=-np.inf))
     return low, high
+
+
+def _variance_sum(X: Any, w: Array, mean: Array) -> Any:
+    """Return the sum of w (x - mean)^2 of every column, (p,)."""
+    if not is_sparse(X):
+        deviations = X - mean
+        return w @ (deviations * deviations)
+    stored, row, column = X.data, np.repeat(w, np.diff(X.indptr)), X.indices
+    deviations = stored - mean[column]
+    absent = np.maximum(w.sum() - np.bincount(column, row, len(mean)), 0.0)  # which deviate by the mean
+    return np.bincount(column, row * deviations * deviations, len(mean)) + absent * mean * mean
+
+
+def _not_finite(block: Block) -> tuple[Place, int]:
+    """Return the place of the first value of X that is not finite, and its column."""
+    X = block.X
+    if is_sparse(X):
+        found = np.flatnonzero(~np.isfinite(X.data))[:1]
+        i, j = int(np.searchsorted(X.indptr, found, side="right")[0]) - 1, int(X.indices[found][0])
+        return Place(block.start + i, float(X.data[found][0])), j
+    i, j = (int(k) for k in np.argwhere(~np.isfinite(X))[0])
+    return Place(block.start + i, float(X[i, j])), j
 
 
 def _outside(block: Block, family: Family) -> NDArray[np.bool_]:
@@ -132,19 +158,17 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
     counted = X if block.weights is None else X[w > 0]
     weight = float(w.sum())
     bad_x, bad_column = Place(), 0
-    mean = np.zeros(p)
+    mean, entries = np.zeros(p), X.data if is_sparse(X) else X
     with np.errstate(over="ignore", invalid="ignore"):
         if weight > 0 or not np.isfinite(weight):
             mean = (w @ X) / weight
         # A sum of finite numbers can overflow, and rows of weight 0 leave no trace in the mean: then X itself is asked.
-        if not (np.isfinite(mean).all() and weight > 0) and not np.isfinite(X).all():
-            i, bad_column = (int(k) for k in np.argwhere(~np.isfinite(X))[0])
-            bad_x = Place(block.start + i, float(X[i, bad_column]))
-        deviations = counted - mean
-        variance = w[w > 0] @ (deviations * deviations)
+        if not (np.isfinite(mean).all() and weight > 0) and not np.isfinite(entries).all():
+            bad_x, bad_column = _not_finite(block)
+        variance = _variance_sum(counted, w[w > 0], mean)
         target_sum = float(w @ y)
         offset_sum = 0.0 if block.offset is None else float(w @ block.offset)
-        loss_at_zero = float(w[w > 0] @ family.loss(y[w > 0], np.zeros(len(counted))))
+        loss_at_zero = float(w[w > 0] @ family.loss(y[w > 0], np.zeros(counted.shape[0])))
     offset = block.offset
     smallest, largest = _extremes(counted)
     return (

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
+from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.problem import Point, Problem, Solution
 
@@ -149,14 +150,16 @@ class StoppingRule:
             return "optimal"
         room = self.max_passes - problem.passes
         unproven = False
-        if room >= 1 and self._worth_proving(row):
+        proven = room >= 1 and self._worth_proving(row)
+        if proven:
             row = self.trace.replace(self.trace.certifier.sharpen(row.point))
             unproven = not row.certificate.gap < row.point.objective
             if unproven:
                 self._next_proof = 2 * row.iteration
             elif self.trace.certifier.reference is None:
                 self._next_proof = row.iteration + _BETWEEN_PROOFS
-        if self._done(row.certificate):
+        # Rounding blurs a free bound long before it does a bound of second order.
+        if self._done(row.certificate, at_best=proven or row.certificate.method != "free"):
             return "optimal"
         room = self.max_passes - problem.passes
         bounded = self.trace.certifier.reference is not None or row.certificate.gap < row.point.objective
@@ -184,11 +187,12 @@ class StoppingRule:
             return "converged"
         return "diverged"
 
-    def _done(self, certificate: Certificate) -> bool:
+    def _done(self, certificate: Certificate, at_best: bool = True) -> bool:
+        """Whether the bound is within the tolerance, or is the best that there will be."""
         if self.tolerance.met(certificate, self.null_objective):
             return True
         small = certificate.gap <= _SMALL * self.null_objective  # a blurred view of a point far off is no proof
-        if small and self.tolerance.out_of_reach(certificate):
+        if at_best and small and self.tolerance.out_of_reach(certificate):
             self.notes.append("note: stopped at the working precision of float64 sums")
             return True
         return False
@@ -225,8 +229,8 @@ class StoppingRule:
     def _separated(self, row: Iteration) -> bool:
         """Look for a direction of recession that costs no penalty, in two passes.
 
-        Candidates: the last step, the coefficients, and the coefficients' part orthogonal to all rows that are still
-        felt. A candidate counts only when every row agrees.
+        Candidates: the last step, the coefficients, and, unless there are too many columns for a Gram matrix, the
+        coefficients' part orthogonal to all rows that are still felt. A candidate counts only when every row agrees.
         """
         problem = self.trace.problem
         free = np.flatnonzero(problem.penalty.free)
@@ -237,7 +241,8 @@ class StoppingRule:
         self._next_search = 2 * row.iteration
         beta, units = row.point.beta, self.trace.certifier.largest[free]
         candidates = [beta[free] - self.trace.iterations[-2].point.beta[free], beta[free]]
-        for gram in problem.sum(kernels.overlap, problem.family, beta, _TAILS):
+        wide = len(beta) > MOST_COLUMNS
+        for gram in () if wide else problem.sum(kernels.overlap, problem.family, beta, _TAILS):
             values, vectors = np.linalg.eigh(gram[np.ix_(free, free)] / units / units[:, None])
             flat = vectors[:, values <= 10 * len(free) * np.finfo(float).eps * max(values[-1], 0.0)]
             candidates.append(flat @ (flat.T @ (beta[free] * units)) / units)

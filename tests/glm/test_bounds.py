@@ -169,7 +169,7 @@ def test_near_the_optimum_bounds_of_second_order_are_sharp(table: Any, family: s
         along = step_bound(problem, point, certifier.largest, certifier.offset, measure=True).gap
         dual = dual_bound(problem, point, certifier.largest, certifier.offset).gap
         ratios.append(along / true)
-        assert dual == pytest.approx(along, rel=1e-3)
+        assert true <= dual <= along * (1 + 1e-3)  # whose tau is not measured where it need not be
     assert np.median(ratios) < 1.05
 
 
@@ -261,9 +261,9 @@ def test_what_each_bound_costs(make_table: Any) -> None:
     assert problem.passes == before
     assert not np.isfinite(step_bound(problem, plain, certifier.largest).gap)
     assert np.isfinite(dual_bound(problem, plain, certifier.largest).gap)
-    assert problem.passes == before + 1
+    assert problem.passes == before + 2
     assert not np.isfinite(dual_bound(problem, plain, certifier.largest, most=0).gap)
-    assert problem.passes == before + 1
+    assert problem.passes == before + 2
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

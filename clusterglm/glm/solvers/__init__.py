@@ -1,8 +1,8 @@
 """The solvers by name, what each needs, and the refusals that follow.
 
 A solver is a function ``(problem, start, stop, trace) -> Solution``: the signature is the interface. ``start`` is a
-``Point`` that has been evaluated with its Hessian; ``stop(trace(point))`` is None or a status. Each solver is the
-algorithm that its name says.
+``Point`` that has been evaluated with its Hessian, or the Hessian's diagonal alone where there are too many columns for
+more; ``stop(trace(point))`` is None or a status. Each solver is the algorithm that its name says.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clusterglm.errors import UsageError, unknown
+from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.solvers.admm import admm
 from clusterglm.glm.solvers.gradient_descent import gradient_descent
@@ -24,27 +25,33 @@ from clusterglm.glm.solvers.proximal_newton import proximal_newton
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Solve = Callable[[Problem, Point, StoppingRule, Trace], Solution]
-MOST_COLUMNS = 4000  # all solvers take their metric from one p x p Hessian
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver, whether it needs a smooth penalty, and whether points must tell the local problems' shares."""
+    """A solver and what it needs.
+
+    ``smooth_only``: a smooth penalty; ``ranges``: points that tell the local problems' shares; ``wide``: whether the
+    diagonal of the Hessian is enough, as there is no more of it with more than ``MOST_COLUMNS`` columns. ``automatic``:
+    nobody asked for this one.
+    """
 
     name: str
     solve: Solve
     smooth_only: bool = False
     ranges: bool = False
+    wide: bool = False
+    automatic: bool = False
 
 
 SOLVERS = {
     solver.name: solver
     for solver in (
         Solver("gradient_descent", gradient_descent, smooth_only=True),
-        Solver("proximal_gradient", proximal_gradient),
+        Solver("proximal_gradient", proximal_gradient, wide=True),
         Solver("newton", newton, smooth_only=True),
         Solver("proximal_newton", proximal_newton),
-        Solver("lbfgs", lbfgs, smooth_only=True),
+        Solver("lbfgs", lbfgs, smooth_only=True, wide=True),
         Solver("admm", admm, ranges=True),
     )
 }
@@ -54,7 +61,7 @@ NAMES = (*SOLVERS, "auto")
 def get_solver(name: str) -> Solver:
     """Return the solver of this name, or the function ``NAME`` of ``FILE.py:NAME``.
 
-    A function that needs a smooth penalty says so by an attribute: ``NAME.smooth_only = True``.
+    A function says what it needs by attributes: ``NAME.smooth_only = True``, say.
 
     Raises
     ------
@@ -62,14 +69,33 @@ def get_solver(name: str) -> Solver:
         An unknown name, a file that does not exist or cannot be imported, or that has no such function.
     """
     if name == "auto":
-        return SOLVERS["proximal_newton"]
+        return replace(SOLVERS["proximal_newton"], automatic=True)
     if name in SOLVERS:
         return SOLVERS[name]
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         solve = _load(Path(path), function)
-        return Solver(function, solve, getattr(solve, "smooth_only", False), getattr(solve, "ranges", False))
+        needs = {name: bool(getattr(solve, name, False)) for name in ("smooth_only", "ranges", "wide")}
+        return Solver(function, solve, **needs)
     raise unknown("solver", name, (*NAMES, "FILE.py:FUNCTION"))
+
+
+def for_columns(solver: Solver, columns: int, smooth: bool) -> Solver:
+    """Return the solver for ``columns`` columns, the intercept's among them: another one where the choice was ours.
+
+    Raises
+    ------
+    UsageError
+        Too many columns for the solver.
+    """
+    if columns <= MOST_COLUMNS or solver.wide:
+        return solver
+    able = [s for s in SOLVERS.values() if s.wide and (smooth or not s.smooth_only)]
+    if solver.automatic:
+        return able[-1]
+    others = " or ".join(s.name for s in able)
+    limit = f"needs the Hessian, which is formed up to {MOST_COLUMNS} columns, and here are {columns}: use {others}"
+    raise UsageError("solver", solver.name, limit)
 
 
 def refuse_kink(solver: Solver, has_l1: bool, penalty: str) -> None:

@@ -16,7 +16,6 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.algebra import scales
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.solvers.line_search import halve
 from clusterglm.glm.trace import StoppingRule, Trace
@@ -27,7 +26,8 @@ _MEMORY = 10
 
 def lbfgs(problem: Problem, start: Point, stop: StoppingRule, trace: Trace) -> Solution:
     l2 = problem.penalty.l2
-    metric = scales(start.hessian + np.diag(l2)) ** 2  # type: ignore[operator]
+    metric = start.curvatures + l2
+    metric = np.where(metric > 0, metric, 1.0)
     pairs: deque[tuple[Array, Array]] = deque(maxlen=_MEMORY)
     point, t = start, np.nan
     while not (status := stop(trace(point, t))):

@@ -2,7 +2,8 @@
 
     minimise  P(beta) = f(beta) + Omega(beta)
 
-    x+ = argmin_x  g(y)'(x - y) + 1/(2s) ||x - y||_M^2 + Omega(x),    M = Hessian at the start, once for the whole fit
+    x+ = argmin_x  g(y)'(x - y) + 1/(2s) ||x - y||_M^2 + Omega(x),    M = Hessian at the start, once for the whole fit;
+                                                                      its diagonal for more than 4,000 columns
          s shortened until  f(x+) <= f(y) + g(y)'(x+ - y) + 1/(2s) ||x+ - y||_M^2
     y+ = x+ + (t - 1)/t+ (x+ - x),    t+ = (1 + sqrt(1 + 4 t^2))/2,    restart (t = 1) when momentum points uphill
 
@@ -15,11 +16,14 @@ correlations. y+ is known as soon as x+ is, so one pass evaluates both: one pass
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.trace import StoppingRule, Trace
 
+Array = NDArray[np.float64]
 _LONGER = 1.5  # steps may grow at a restart only: FISTA's rate is for steps that never grow
 _SAFETY, _SHORTER = 0.9, 0.1  # a refused step shrinks to what the loss has shown, between these factors
 _SHORTEST = 1e-18
@@ -27,17 +31,17 @@ _NOISE = 1e-10  # relative change of the loss that may be rounding of the sums
 
 
 def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace: Trace) -> Solution:
-    M = start.hessian
-    assert M is not None
+    M = start.curvatures if start.hessian is None else start.hessian
+    M = np.where(M > 0, M, 1.0) if M.ndim == 1 else M
     x = y = start
     s = t = 1.0
     while not (status := stop(trace(x, s))):
         while True:
             t_new = (1 + np.sqrt(1 + 4 * t * t)) / 2
-            beta = minimise(M / s, y.gradient, y.beta, problem.penalty)
+            beta = step(M / s, y, problem.penalty)
             x_new, y_new = problem.at_both(beta, beta + (t - 1) / t_new * (beta - x.beta))
             move = beta - y.beta
-            bent = move @ M @ move / (2 * s)
+            bent = move @ times(M, move) / (2 * s)
             if x_new.loss <= y.loss + y.gradient @ move + bent + 1e-15 * abs(y.loss):
                 break
             # Near the optimum losses differ by rounding alone; there f bends by half the change of its slope.
@@ -47,10 +51,23 @@ def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace:
             s *= float(np.clip(_SAFETY / bends, _SHORTER, _SAFETY)) if np.isfinite(bends) else _SHORTER
             if s < _SHORTEST:
                 return Solution(x, "stalled")
-        uphill = float((y.beta - beta) @ M @ (beta - x.beta)) > 0
+        uphill = float((y.beta - beta) @ times(M, beta - x.beta)) > 0
         if uphill or not np.isfinite(y_new.objective):
             t, s, y = 1.0, s * _LONGER, x_new
         else:
             t, y = t_new, y_new
         x = x_new
     return Solution(x, status)
+
+
+def step(M: Array, y: Point, penalty: Penalty) -> Array:
+    """Return argmin_x g(y)'(x - y) + 1/2 ||x - y||_M^2 + Omega(x), (p,); ``M`` (p, p), or (p,) for a diagonal."""
+    if M.ndim == 1:
+        return penalty.prox(y.beta - y.gradient / M, 1 / M)
+    return minimise(M, y.gradient, y.beta, penalty)
+
+
+def times(M: Array, v: Array) -> Array:
+    """Return M v, (p,)."""
+    product: Array = M * v if M.ndim == 1 else M @ v
+    return product
