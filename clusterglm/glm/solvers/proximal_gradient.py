@@ -42,12 +42,14 @@ def proximal_gradient(problem: Problem, start: Point, stop: StoppingRule, trace:
             x_new, y_new = problem.at_both(beta, beta + (t - 1) / t_new * (beta - x.beta))
             move = beta - y.beta
             bent = move @ times(M, move) / (2 * s)
-            if x_new.loss <= y.loss + y.gradient @ move + bent + 1e-15 * abs(y.loss):
+            if bent > _NOISE * abs(y.loss):
+                rise, noise = x_new.loss - y.loss - float(y.gradient @ move), 1e-15 * abs(y.loss)
+            else:  # Losses differ by rounding alone; f bends by half the change of its slope, known more closely.
+                rise = float((x_new.gradient - y.gradient) @ move) / 2
+                noise = 1e-15 * float(np.sqrt(abs(y.loss * bent)))
+            if rise <= bent + noise:
                 break
-            # Near the optimum losses differ by rounding alone; there f bends by half the change of its slope.
-            if bent <= _NOISE * abs(y.loss) and (x_new.gradient - y.gradient) @ move <= 2 * bent:
-                break
-            bends = (x_new.loss - y.loss - y.gradient @ move) / bent  # times what the metric says
+            bends = rise / bent  # times what the metric says
             s *= float(np.clip(_SAFETY / bends, _SHORTER, _SAFETY)) if np.isfinite(bends) else _SHORTER
             if s < _SHORTEST:
                 return Solution(x, "stalled")
