@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.penalties import elastic_net
-from clusterglm.glm.problem import Point, Problem, Recorded, Rows, Solution
+from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
 from clusterglm.glm.scan import Scan, refuse, scan
 from clusterglm.glm.solvers import Solver, for_columns
@@ -89,7 +90,8 @@ def fit(
     told = limits.on_iteration
     trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
     varying = np.where(seen.constant, 0.0, seen.deviation)
-    stop = StoppingRule(trace, limits.tolerance, null_objective, limits.max_passes, varying[kept])
+    stop = StoppingRule(trace, limits.tolerance, null_objective, varying[kept])
+    problem.limit = limits.max_passes
     solution = _solve(problem, point, solver, stop, trace)
 
     full = np.zeros(len(labels))
@@ -152,9 +154,14 @@ def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, t
         solution = replace(solution, status=stop.settle(solution))
         exact = problem.family.self_concordance == 0
         if solution.status == "optimal" and exact and trace.certifier.ill_conditioned:
-            solution = replace(solution, point=refine(problem, replace(solution.point, hessian=start.hessian)))
-            trace(solution.point)
+            with suppress(OutOfPasses):
+                solution = replace(solution, point=refine(problem, replace(solution.point, hessian=start.hessian)))
+                trace(solution.point)
         return solution
+    except OutOfPasses:
+        if not trace.iterations:
+            trace(start)
+        return Solution(trace.iterations[-1].point, stop.exhausted())
     except KeyboardInterrupt:
         if not trace.iterations:
             raise

@@ -91,8 +91,9 @@ class Fit:
 class Limits:
     """Where to start, when to stop, and what to tell on the way.
 
-    ``start`` is one of ``STARTS``: ``auto`` draws a sample where the rows are enough for one. ``on_pass`` is called
-    after every new pass, ``on_iteration`` after each step with its row and the objective of the null model.
+    No pass is made beyond ``max_passes``, but for those that the first point takes. ``start`` is one of ``STARTS``:
+    ``auto`` draws a sample where the rows are enough for one. ``on_pass`` is called after every new pass,
+    ``on_iteration`` after each step with its row and the objective of the null model.
     """
 
     tolerance: Tolerance = field(default_factory=Tolerance)

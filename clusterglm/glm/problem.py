@@ -4,12 +4,14 @@
 
 Every pass goes through here and is written into a journal. Because passes give the same bits wherever they run, a fit
 that was cut off resumes by running its solver again on the recorded passes, and goes on with new ones where the
-journal ends: no solver needs to know how to save itself.
+journal ends: no solver needs to know how to save itself. Nor does it need to count: a pass beyond the limit is not
+made, whoever asks for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -97,8 +99,12 @@ class Solution:
     status: str
 
 
+class OutOfPasses(Exception):
+    """A pass was asked for beyond the limit; the fit ends at the last recorded iterate."""
+
+
 class Problem:
-    """What a solver is handed.
+    """What a solver is handed. No more than ``limit`` passes are made; there is none until it is set.
 
     Parameters
     ----------
@@ -135,6 +141,7 @@ class Problem:
     ) -> None:
         self.rows, self.family, self.penalty, self.weight = rows, family, penalty, weight
         self.passes, self.sample, self.read = passes, sample, read
+        self.limit = math.inf
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
         self._on_pass = on_pass
@@ -142,6 +149,11 @@ class Problem:
     @property
     def local_problems(self) -> int:
         return self.rows.local_problems
+
+    @property
+    def left(self) -> float:
+        """How many passes may still be made."""
+        return self.limit - self.passes
 
     @property
     def replaying(self) -> bool:
@@ -159,7 +171,8 @@ class Problem:
     def each(self, step: Callable[..., tuple[Any, ...]], states: Sequence[Any], *args: Any) -> Total:
         """Run ``step(rows, state, *args)`` on every local problem; return its entries stacked, (N, ...) each.
 
-        Counts as many passes as the busiest local problem made over its rows.
+        Counts as many passes as the busiest local problem made over its rows, known once they are made: a step with
+        more than one may end beyond the limit.
         """
 
         def run() -> tuple[int, tuple[Any, ...]]:
@@ -220,6 +233,8 @@ class Problem:
         )
 
     def _pass(self, key: str, run: Callable[[], tuple[int, tuple[Any, ...]]]) -> Total:
+        if self.left < 1:
+            raise OutOfPasses
         if self._recorded and self._recorded[0].key != key:
             self._recorded.clear()  # another tolerance, say, has taken another way from here
         if self._recorded:

@@ -128,16 +128,13 @@ class StoppingRule:
     tolerance : Tolerance
     null_objective : float
         P at the null model.
-    max_passes : int
     deviations : array (p,)
         The columns' standard deviations, by which coefficients are judged large; 0 for the intercept.
     """
 
-    def __init__(
-        self, trace: Trace, tolerance: Tolerance, null_objective: float, max_passes: int, deviations: Array
-    ) -> None:
+    def __init__(self, trace: Trace, tolerance: Tolerance, null_objective: float, deviations: Array) -> None:
         self.trace, self.tolerance, self.null_objective = trace, tolerance, null_objective
-        self.max_passes, self.deviations = max_passes, deviations
+        self.deviations = deviations
         self.notes: list[str] = []
         self.direction: Array | None = None
         self._next_search, self._next_proof = 3, 0
@@ -148,9 +145,8 @@ class StoppingRule:
             return "diverged"
         if self.tolerance.met(row.certificate, self.null_objective):
             return "optimal"
-        room = self.max_passes - problem.passes
         unproven = False
-        proven = room >= 1 and self._worth_proving(row)
+        proven = problem.left >= 1 and self._worth_proving(row)
         if proven:
             row = self.trace.replace(self.trace.certifier.sharpen(row.point))
             unproven = not row.certificate.gap < row.point.objective
@@ -161,15 +157,14 @@ class StoppingRule:
         # Rounding blurs a free bound long before it does a bound of second order.
         if self._done(row.certificate, at_best=proven or row.certificate.method != "free"):
             return "optimal"
-        room = self.max_passes - problem.passes
         bounded = self.trace.certifier.reference is not None or row.certificate.gap < row.point.objective
         settled = not bounded and self._stationary(row.point)
-        looked_for = settled or unproven or self._suspicious(row) or self._closing(row, room)
-        if looked_for and room >= _SEARCH and self._separated(row):
+        looked_for = settled or unproven or self._suspicious(row) or self._closing(row)
+        if looked_for and problem.left >= _SEARCH and self._separated(row):
             return "no_finite_mle"
         if settled:
             return "converged"
-        return "max_passes" if problem.passes >= self.max_passes else None
+        return "max_passes" if problem.left < 1 else None
 
     def settle(self, solution: Solution) -> str:
         """Return the status of a solver's answer: one that stalled is judged once more, with an exact Hessian."""
@@ -186,6 +181,11 @@ class StoppingRule:
         if self._stationary(solution.point):
             return "converged"
         return "diverged"
+
+    def exhausted(self) -> str:
+        """Return the status where a pass was refused: a proof that it cut short may have had what it needs."""
+        certificate = self.trace.replace(self.trace.certifier(self.trace.iterations[-1].point)).certificate
+        return "optimal" if self._done(certificate) else "max_passes"
 
     def _done(self, certificate: Certificate, at_best: bool = True) -> bool:
         """Whether the bound is within the tolerance, or is the best that there will be."""
@@ -222,8 +222,9 @@ class StoppingRule:
         far = np.max(np.abs(row.point.beta[free]) * self.deviations[free], initial=0.0)
         return bool(far > _SUSPECT) or row.iteration >= _LONG
 
-    def _closing(self, row: Iteration, room: int) -> bool:
+    def _closing(self, row: Iteration) -> bool:
         """Whether the passes are about to be used up without a bound: the last chance to learn why."""
+        room = self.trace.problem.left
         return room < 2 * _SEARCH and row.iteration >= self._next_search and not np.isfinite(row.certificate.gap)
 
     def _separated(self, row: Iteration) -> bool:

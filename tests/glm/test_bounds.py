@@ -280,8 +280,9 @@ def test_a_fit_that_never_forms_a_hessian_ends_with_a_dual_bound(
     problem, certifier, null = set_up(t, family, penalty)
     monkeypatch.setattr(certifier, "_refer", lambda point: None)
     certifier(null)
+    problem.limit = 3000
     trace = Trace(problem, certifier)
-    stop = StoppingRule(trace, tolerance, null.objective, 3000, np.zeros(121))
+    stop = StoppingRule(trace, tolerance, null.objective, np.zeros(121))
     point, step = null, 1.0
     bare = lambda p: Point(p.beta, p.loss, p.gradient, None, p.objective)  # noqa: E731
     d = np.diag(null.hessian)  # type: ignore[arg-type]
@@ -310,10 +311,11 @@ def test_where_a_hessian_is_definite_the_tolerance_is_about_the_coefficients(mak
     table = make_table("poisson", 80, 3)
     penalty = Penalty(np.zeros(4), np.array([0, 0.1, 0.1, 0.1]))
     problem, certifier, null = set_up(table, "poisson", penalty)
+    problem.limit = 50
     found = SOLVERS["newton"].solve(
         problem,
         null,
-        StoppingRule(trace := Trace(problem, certifier), Tolerance(1e-6), null.objective, 50, np.zeros(4)),
+        StoppingRule(trace := Trace(problem, certifier), Tolerance(1e-6), null.objective, np.zeros(4)),
         trace,
     )
     certificate = trace.iterations[-1].certificate

@@ -22,7 +22,8 @@ def rule_of(table: Any, family: str = "binomial", tol: Tolerance | None = None, 
     problem = Problem(table.rows(), FAMILIES[family], Penalty(np.zeros(p), np.zeros(p)), float(table.w.sum()))
     trace = Trace(problem, Certifier(problem, np.max(np.abs(table.A), axis=0)))
     null = problem.at(np.zeros(p)).objective
-    return StoppingRule(trace, tol or Tolerance(), null, most, table.A.std(axis=0))
+    problem.limit = most
+    return StoppingRule(trace, tol or Tolerance(), null, table.A.std(axis=0))
 
 
 def test_tolerance_is_about_the_bound() -> None:

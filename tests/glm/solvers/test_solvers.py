@@ -176,7 +176,7 @@ def test_running_out_of_passes_is_a_status(make_table: Any, solver: str) -> None
     table = make_table("poisson", 200, 4)
     found = fitted(table, "poisson", solver, tol=1e-9, most=3)
     assert found.status == "max_passes"
-    assert 3 <= found.passes <= 6
+    assert found.passes == 3
     assert np.isfinite(found.objective)
     assert found.objective <= found.null_objective
 
