@@ -191,17 +191,22 @@ class StoppingRule:
         """Whether the bound is within the tolerance, or is the best that there will be."""
         if self.tolerance.met(certificate, self.null_objective):
             return True
-        small = certificate.gap <= _SMALL * self.null_objective  # a blurred view of a point far off is no proof
-        if at_best and small and self.tolerance.out_of_reach(certificate):
+        if at_best and self._out_of_reach(certificate):
             self.notes.append("note: stopped at the working precision of float64 sums")
             return True
         return False
+
+    def _out_of_reach(self, certificate: Certificate) -> bool:
+        small = certificate.gap <= _SMALL * self.null_objective  # a blurred view of a point far off is no proof
+        return small and self.tolerance.out_of_reach(certificate)
 
     def _worth_proving(self, row: Iteration) -> bool:
         if row.iteration < self._next_proof:
             return False
         if self.trace.certifier.reference is None:
             return self._stationary(row.point)
+        if self._out_of_reach(row.certificate):
+            return True  # a Hessian from elsewhere blurs more than the sums do
         precision = self.trace.certifier.precision(row.point)
         return self.tolerance.worth_proving(row.certificate, self.null_objective, precision)
 

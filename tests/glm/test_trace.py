@@ -10,8 +10,11 @@ import pytest
 
 from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.families import FAMILIES
+from clusterglm.glm.fit import fit
+from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Problem, Solution
+from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Iteration, StoppingRule, Tolerance, Trace
 
 SURE = Certificate("curvature", 1e-6, 0.005, 0.001, 0.005, 1e-16, 1e-14)
@@ -94,3 +97,18 @@ def test_a_solver_that_stalls_is_judged_by_an_exact_hessian(
     assert rule.settle(Solution(point, "stalled")) == status
     assert ("note: stopped at the working precision of float64 sums" in rule.notes) == (status == "optimal")
     assert rule.settle(Solution(point, "max_passes")) == "max_passes"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_working_precision_is_judged_by_a_hessian_at_the_point(table: type[Any], seed: int) -> None:
+    """Far from 0 the bound on the rows' reach is coarse, and a Hessian from elsewhere blurs a million times more."""
+    random = np.random.default_rng(seed)
+    X = random.standard_normal((300, 3))
+    y = random.poisson(np.exp(X @ [0.5, -0.3, 0.2])).astype(float)
+    X[:, 0] += 1e4
+    made = table(np.column_stack([np.ones(300), X]), y)
+    model, limits = Model(FAMILIES["poisson"]), Limits(Tolerance(1e-10), 200)
+    found = fit(made.rows(), made.names, model, SOLVERS["proximal_newton"], limits)
+    assert found.status == "optimal"
+    assert found.notes == ["note: stopped at the working precision of float64 sums"]
+    assert found.certificate.error_in_se <= 1e-7
