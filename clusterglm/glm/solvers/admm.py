@@ -37,7 +37,7 @@ from clusterglm.glm.trace import StoppingRule, Trace
 Array = NDArray[np.float64]
 _RELAXATION = 1.8
 _SHARED = 0.25  # share of H in every M_c
-_RIDGE = 1e-8  # relative to the diagonal: keeps matrices definite and free of units
+_RIDGE = 100 * np.finfo(float).eps  # a column, beside the diagonal: definite and no more, lest flat directions crawl
 _FAR = 0.05  # squared move since the Hessians were taken, beside the objective, above which they are taken anew
 _SLOW = 0.1  # share of the curvature that they miss, above which they are too: relaxation leaves as much of an error
 _STIFFER = 4.0  # growth of rho when a round goes astray, and its decay when one goes well
@@ -73,7 +73,8 @@ class Metric:
         assert H is not None
         assert parts.hessian is not None
         self.origin, self.rho, self.hessians = origin, rho, parts.hessian
-        self.total = rho * (H + np.diag(_RIDGE * scales(H) ** 2))
+        ridge = _RIDGE * len(H)
+        self.total = rho * (H + np.diag(ridge * scales(H) ** 2))
         self.shares = _SHARED * parts.weight[:, None]
         own = 1 + rho * (1 - _SHARED)
         self.inverses = np.zeros_like(parts.hessian)  # of H_c + M_c; a range of weight 0 stays at z
@@ -82,7 +83,7 @@ class Metric:
             # drown in rounding.
             A = own * parts.hessian[c] + self.shares[c] * self.total
             d = scales(A)
-            self.inverses[c] = np.linalg.inv(A / d / d[:, None] + _RIDGE * np.eye(len(d))) / d / d[:, None]
+            self.inverses[c] = np.linalg.inv(A / d / d[:, None] + ridge * np.eye(len(d))) / d / d[:, None]
 
     def times(self, v: Array) -> Array:
         """Return M_c v_c."""

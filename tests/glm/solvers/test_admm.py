@@ -110,8 +110,8 @@ def test_a_light_range_of_one_steep_row_still_moves_in_all_directions() -> None:
         values = np.linalg.eigvalsh(inverse)
         assert values[0] > 0
         kept = np.linalg.eigvals(inverse @ A).real  # of a Newton step: all of it, or less where A is all but flat
-        assert kept.min() >= -1e-6
-        assert kept.max() == pytest.approx(1, abs=1e-6)
+        assert kept.min() >= -1e-2
+        assert kept.max() == pytest.approx(1, abs=1e-2)
     assert not metric.inverses[2].any()
     np.testing.assert_allclose(sum(metric.times(np.tile(steep, (3, 1)))), metric.total @ steep, rtol=1e-7)
 
@@ -130,3 +130,18 @@ def test_the_local_metrics_are_those_of_the_docstring(make_table: Any, rho: floa
     np.testing.assert_allclose(metric.solve(v), [np.linalg.solve(H[c] + M[c], v[c]) for c in range(4)], rtol=1e-5)
     np.testing.assert_allclose(metric.total, sum(M), rtol=1e-6)
     assert metric.squared(v[0]) == pytest.approx((v[0] - origin.beta) @ origin.hessian @ (v[0] - origin.beta))
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+@pytest.mark.parametrize("far", [1e4, 1e6])
+def test_columns_far_from_0_do_not_crawl(table: type[Any], family: str, far: float) -> None:
+    """Beside the intercept the metric is all but flat in one direction; its ridge must be flatter still."""
+    random = np.random.default_rng(4)
+    X = random.standard_normal((320, 3))
+    eta = X @ [0.5, -0.3, 0.2]
+    y = random.poisson(np.exp(eta)) if family == "poisson" else random.random(320) < 0.5 * (1 + np.tanh(eta / 2))
+    X[:, 0] += far
+    made = table(np.column_stack([np.ones(320), X]), y.astype(float))
+    found = fitted(made, family, "none", 5)
+    assert found.status == "optimal"
+    assert len(found.iterations) - 1 <= 10
