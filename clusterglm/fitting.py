@@ -21,7 +21,7 @@ from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrup
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit, Limits
 from clusterglm.glm.problem import Problem, Recorded
-from clusterglm.glm.scan import Scan, scan
+from clusterglm.glm.start import Look, look
 from clusterglm.glm.trace import Iteration
 from clusterglm.request import Request
 from clusterglm.result import Result
@@ -217,7 +217,7 @@ def _solve(
     journal: Sequence[Recorded],
     on_pass: Callable[[Problem], None] | None,
     target: str,
-    seen: Scan | None = None,
+    seen: Look | None = None,
 ) -> Fit:
     def tell(row: Iteration, null_objective: float) -> None:
         progress.iteration(row, null_objective, rows.rows)
@@ -346,7 +346,8 @@ class _Fitting:
             with self.timed("load"):
                 self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks")
                 rows.load()
-                (seen,) = rows.sum(scan, self.request.model.family)  # bad values are refused before anything is fitted
+                # Bad values are refused before anything is fitted.
+                seen = look(rows, self.request.model, plan.columns, self.request.start)
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.solver.name}")

@@ -15,6 +15,9 @@ A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - 
 |a_i'(beta - beta_0)| <= A_0 r with r = ||beta - beta_0||_H^0, so H^(beta) >= e^-m H^(beta_0), m = c A_0 r.
 A_0 is bounded by the columns' largest entries, or measured exactly in one pass where that is too coarse.
 
+All of this holds for any matrix below the Hessian in its place: delta, A and with them tau only grow. So a Hessian of a
+share of the rows (sample.py), times that share, will do; it is the one bound here that needs no exact Hessian.
+
 That needs a definite Hessian. Two more bounds on P(beta) - P* do not: along the step of the quadratic model, by the
 Hessian at the point or by two passes (dual_bound.py), and from the gradient and the input scan alone (free_gap.py). The
 smallest is the certificate's. Only the first also bounds the coefficients in standard errors; where none is known to be
@@ -69,13 +72,15 @@ class Certificate:
 
 @dataclass(frozen=True)
 class _Reference:
-    """An exact Hessian: where it was taken, R with R R' = H^-1, sqrt of its diagonal, the bound on A, and tr C^-1."""
+    """A Hessian or what bounds it from below: where it was taken, R with R R' = H^-1, sqrt of its diagonal, the bound
+    on A, tr C^-1, and the share of the rows that it is of."""
 
     beta: Array
     root: Array
     units: Array
     reach: float
     spread: float
+    share: float
 
 
 class Certifier:
@@ -120,8 +125,8 @@ class Certifier:
         """
         if point.hessian is None and len(point.beta) > MOST_COLUMNS:
             return self.dual(point)
-        if point.hessian is None:
-            hessian = self.problem.at(point.beta, hessian=True).hessian
+        if point.hessian is None or point.share < 1:
+            hessian = self.problem.at(point.beta, hessian=True, exact=True).hessian
             point = Point(point.beta, point.loss, point.gradient, hessian, point.objective)
         certificate = self(point)
         if self.reference is None:
@@ -211,9 +216,10 @@ class Certifier:
         return replace(smaller, error_in_se=error, gap_in_se=in_se, rounding_in_se=blurred)
 
     def _refer(self, point: Point) -> None:
-        H = point.hessian + np.diag(self.problem.penalty.l2)  # type: ignore[operator]
+        H = point.share * point.hessian + np.diag(self.problem.penalty.l2)  # type: ignore[operator]
         root = inverse_root(H)
-        units = self._units = np.sqrt(np.diag(H))
+        units = np.sqrt(np.diag(H))
+        self._units = np.sqrt(point.curvatures + self.problem.penalty.l2)
         spread = np.inf if root is None else float(np.sum((units[:, None] * root) ** 2))
         doubt = 10 * len(H) * _EPS * spread
         if root is None or doubt > 0.1:
@@ -225,7 +231,8 @@ class Certifier:
         reach = np.sqrt(len(H) / smallest) if smallest > 0 else np.inf
         if not self.problem.family.self_concordance:
             reach = 0.0  # the Hessian is the same everywhere
-        self.reference = _Reference(point.beta, root / np.sqrt(1 - doubt), units, float(reach), spread)
+        sure = root / np.sqrt(1 - doubt)
+        self.reference = _Reference(point.beta, sure, units, float(reach), spread, point.share)
 
     def _sums(self, point: Point) -> float:
         """Return the rounding of the objective."""
@@ -235,7 +242,8 @@ class Certifier:
         """Return what rounding may add to delta: that of the sums, and that of eta, beta_j a_ij by beta_j a_ij."""
         sums = np.sqrt(len(point.beta) * reference.spread * self._dispersion(point))
         level = float(np.max(reference.units / self.largest)) * self.offset
-        return _EPS * float(4 * sums + 2 * (np.abs(point.beta) @ reference.units + level))
+        eta = (np.abs(point.beta) @ reference.units + level) / np.sqrt(reference.share)  # of all rows
+        return _EPS * float(4 * sums + 2 * eta / np.sqrt(reference.share))
 
     def _kkt(self, point: Point) -> float:
         if self._units is None or not np.isfinite(point.objective):

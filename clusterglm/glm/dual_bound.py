@@ -100,7 +100,7 @@ def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0
         Whether tau may be measured exactly, by one pass, where its bound from ``largest`` is too coarse.
     """
     H = point.hessian
-    if H is None or not (np.isfinite(point.objective) and np.isfinite(H).all()):
+    if H is None or point.share < 1 or not (np.isfinite(point.objective) and np.isfinite(H).all()):
         return _NONE
     S = directions(problem.penalty, point, largest, len(H))
     units = np.sqrt(np.diag(H))

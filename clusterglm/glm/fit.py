@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm import kernels
-from clusterglm.glm.algebra import MOST_COLUMNS, aliased
+from clusterglm.glm.algebra import MOST_COLUMNS, aliased, definite
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
@@ -25,9 +25,10 @@ from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.penalties import elastic_net
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
-from clusterglm.glm.scan import Scan, refuse, scan
+from clusterglm.glm.sample import hessian_every
+from clusterglm.glm.scan import Scan, refuse
 from clusterglm.glm.solvers import Solver, for_columns
-from clusterglm.glm.start import Start, find_start
+from clusterglm.glm.start import Look, Start, find_start, look
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]
@@ -42,11 +43,11 @@ def fit(
     journal: Sequence[Recorded] = (),
     locate: Callable[[int], str] = "row {}".format,
     target: str = "y",
-    seen: Scan | None = None,
+    seen: Look | None = None,
 ) -> Fit:
     """Fit ``model`` on ``rows``, whose columns are ``names``, after a leading column of ones for an intercept.
 
-    ``seen`` is the scan of these rows, where whoever loaded them has made it.
+    ``seen`` is the first look at these rows, where whoever loaded them has taken it.
 
     Ctrl-C ends the fit at its last iterate, with status ``interrupted``.
 
@@ -62,19 +63,22 @@ def fit(
     labels = ["intercept"] * first + list(names)
     solver = for_columns(solver, len(labels), not model.has_l1)
     if seen is None:
-        (seen,), read = rows.sum(scan, family), 1
-    notes = refuse(seen, labels, model, locate, target)
+        seen, read = look(rows, model, len(labels), limits.start), 1
+    scan = seen.scan
+    notes = refuse(scan, labels, model, locate, target)
     factors = np.ones(len(labels))
     factors[:first] = 0.0
-    sd = np.where(seen.deviation > 0, seen.deviation, 1.0)
-    alpha = model.strength(seen.weight)
+    sd = np.where(scan.deviation > 0, scan.deviation, 1.0)
+    alpha = model.strength(scan.weight)
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
-    start = find_start(rows, names, model, alpha, seen, limits.start, fit)
+    start = find_start(rows, names, model, alpha, seen, fit)
     problem = Problem(
-        rows, family, penalty, seen.weight, journal, limits.on_pass, 1 + start.passes, start.sample, read + start.passes
+        rows, family, penalty, scan.weight, journal, limits.on_pass, 1 + start.passes, start.sample, read + start.passes
     )
+    if solver.subsampled and family.self_concordance > 0:  # least squares are solved in one step of an exact one
+        problem.every = hessian_every(rows.rows, len(labels))
     start, point = _first_point(problem, start, solver)
-    kept, dropped, dropped_notes = _kept(problem, point, seen, labels, model)
+    kept, dropped, dropped_notes = _kept(problem, point, scan, labels, model)
     if not kept.size:
         raise DataError("columns", None, "0 in every row: nothing to fit: add --intercept, or name others")
     notes += dropped_notes
@@ -84,12 +88,12 @@ def fit(
         point = _evaluate(problem, narrow, solver) if start.beta[dropped].any() else _restrict(point, kept, problem)
     null_objective = point.objective if start.null_objective is None else start.null_objective
 
-    largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
-    certifier = Certifier(problem, largest[kept], seen.largest_offset, Frame.of(seen, kept))
+    largest = np.maximum(np.abs(scan.smallest), np.abs(scan.largest))
+    certifier = Certifier(problem, largest[kept], scan.largest_offset, Frame.of(scan, kept))
     certifier(point)  # whose Hessian then serves solvers that trace no point with one
     told = limits.on_iteration
     trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
-    varying = np.where(seen.constant, 0.0, seen.deviation)
+    varying = np.where(scan.constant, 0.0, scan.deviation)
     stop = StoppingRule(trace, limits.tolerance, null_objective, varying[kept])
     problem.limit = limits.max_passes
     solution = _solve(problem, point, solver, stop, trace)
@@ -111,7 +115,7 @@ def fit(
         null_objective=null_objective,
         start=start.name,
         alpha=alpha,
-        weight=seen.weight,
+        weight=scan.weight,
         certificate=trace.iterations[-1].certificate,
         passes=problem.passes,
         iterations=trace.iterations,
@@ -138,7 +142,11 @@ def _evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
     """Return the point that solvers and certificates begin with, with as much of a Hessian as there is."""
     if len(beta) > MOST_COLUMNS:
         return problem.at_diagonal(beta)
-    return problem.at(beta, hessian=True, ranges=solver.ranges)
+    point = problem.at(beta, hessian=True, ranges=solver.ranges)
+    if point.share < 1 and not definite(point.hessian + np.diag(problem.penalty.l2)):  # type: ignore[operator]
+        problem.every = 1  # the other rows may know better
+        point = problem.at(beta, hessian=True)
+    return point
 
 
 def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, trace: Trace) -> Solution:
@@ -211,7 +219,7 @@ def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
     parts = None if start.parts is None else start.parts.take(kept)
     diagonal = None if start.diagonal is None else start.diagonal[kept]
     objective = start.loss + problem.penalty.value(beta)
-    return Point(beta, start.loss, start.gradient[kept], H, objective, parts, diagonal)
+    return Point(beta, start.loss, start.gradient[kept], H, objective, parts, diagonal, start.share)
 
 
 def _separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:

@@ -82,7 +82,7 @@ def null_level(family: Family, null: Point, j: int, value: float, offset: float 
     """
     if (null.hessian is None and null.diagonal is None) or np.delete(null.beta, j).any():
         return None
-    slope, bend = float(null.gradient[j]), float(null.curvatures[j])
+    slope, bend = float(null.gradient[j]), null.share * float(null.curvatures[j])
     if not (np.isfinite(slope) and bend > 0):
         return None
     tau = family.self_concordance * abs(slope) / bend * abs(value)

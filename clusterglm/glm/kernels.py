@@ -102,6 +102,15 @@ def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Ar
 
 
 @_quiet
+def hessian_of_share(block: Block, family: Family, beta: Array, every: int) -> tuple[Array, Array, Array, float]:
+    """Return (sum of w l, X'(w s), X_S' diag(w h) X_S, sum of w_S), S the rows of every ``every``-th micro-block."""
+    if (block.start // len(block.y)) % every == 0:
+        return weighed(block, hessian, family, beta)
+    p = block.X.shape[1]
+    return *gradient(block, family, beta), np.zeros((p, p)), 0.0
+
+
+@_quiet
 def diagonal(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), the diagonal of X' diag(w h) X): a number, (p,) and (p,)."""
     values, score, curvature = family.terms(block.y, predictor(block, beta))

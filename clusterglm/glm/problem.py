@@ -57,6 +57,8 @@ class Point:
     """Coefficients and what a pass found there: mean loss f, its gradient (p,) and Hessian (p, p) or None, P.
 
     ``parts`` are the local problems' shares and ``diagonal`` (p,) is that of the Hessian, where they were asked for.
+    With ``share`` < 1 the Hessian is that of some rows, which have this share of W. It is as good for a step, and
+    share x Hessian bounds the Hessian of all rows from below: what is left out is positive semi-definite.
     """
 
     beta: Array
@@ -66,6 +68,7 @@ class Point:
     objective: float
     parts: Ranges | None = None
     diagonal: Array | None = None
+    share: float = 1.0
 
     @property
     def curvatures(self) -> Array:
@@ -125,6 +128,8 @@ class Problem:
         Some of the rows, in this process: they steer a solver and cost no pass.
     read : int
         How many of these passes this process has made, and not a journal.
+
+    Hessians that need not be exact are those of every ``every``-th micro-block; 1 until it is set.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class Problem:
     ) -> None:
         self.rows, self.family, self.penalty, self.weight = rows, family, penalty, weight
         self.passes, self.sample, self.read = passes, sample, read
-        self.limit = math.inf
+        self.limit, self.every = math.inf, 1
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
         self._on_pass = on_pass
@@ -181,11 +186,13 @@ class Problem:
 
         return self._pass(_digest(step, (*states, *args)), run)
 
-    def at(self, beta: Array, hessian: bool = False, ranges: bool = False) -> Point:
+    def at(self, beta: Array, hessian: bool = False, ranges: bool = False, exact: bool = False) -> Point:
         """Return loss and gradient at ``beta`` (p,), with the Hessian and the local problems' shares if asked for.
 
-        One pass.
+        One pass. An ``exact`` Hessian is that of all rows.
         """
+        if hessian and self.every > 1 and not (exact or ranges):
+            return self._at_share(beta)
         kernel = kernels.hessian if hessian else kernels.gradient
         if not ranges:
             total, *sums = self.sum(kernel, self.family, beta)
@@ -194,6 +201,12 @@ class Problem:
         gradient, H = (s / self.weight for s in sums) if hessian else (sums[0] / self.weight, None)
         parts = Ranges(weights / self.weight, gradient, H)
         return replace(self.point(beta, losses.sum(), *(s.sum(axis=0) for s in sums)), parts=parts)
+
+    def _at_share(self, beta: Array) -> Point:
+        total, gradient, H, weight = self.sum(kernels.hessian_of_share, self.family, beta, self.every)
+        share = float(weight) / self.weight
+        H = H / share if share > 0 else np.full_like(H, np.nan)
+        return replace(self.point(beta, total, gradient, H), share=share)
 
     def at_diagonal(self, beta: Array) -> Point:
         """Return loss, gradient and the Hessian's diagonal at ``beta`` (p,), for more columns than a Hessian may have.

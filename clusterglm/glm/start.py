@@ -1,29 +1,54 @@
 """Where a fit begins: at the fit of a sample of the rows, or at the null model.
 
-The null model has nothing but an intercept; its objective is what gaps are compared to. A start from a sample costs one
-pass and saves two or more (sample.py).
+The null model has nothing but an intercept; its objective is what gaps are compared to. A sample (sample.py) is drawn
+in the pass that looks the rows over, which belongs to loading them, and saves two passes or more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.errors import DataError
 from clusterglm.glm import kernels
+from clusterglm.glm.families import Family
+from clusterglm.glm.kernels import Block
 from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.problem import Rows
-from clusterglm.glm.sample import SampleRows, draw, sample_rows
-from clusterglm.glm.scan import Scan
+from clusterglm.glm.sample import Drawn, SampleRows, draw, sample_rows
+from clusterglm.glm.scan import Scan, scan
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Tolerance
 
 Array = NDArray[np.float64]
 _MOST_NULL_STEPS = 30
 _CANCELLED = 1e-4  # of a sum that is left of its terms
+
+
+class Look(NamedTuple):
+    """What the first pass over the rows brings: their scan, and the rows that it drew, if any."""
+
+    scan: Scan
+    drawn: Drawn | None
+
+
+def look(rows: Rows, model: Model, columns: int, which: str) -> Look:
+    """Return the scan of the rows, and a sample of them for the start ``which`` of model.STARTS, where they are enough.
+
+    One pass. ``columns`` counts the intercept's.
+    """
+    if which == "null" or not (count := sample_rows(rows.rows, columns)):
+        return Look(rows.sum(scan, model.family)[0], None)
+    return Look(*rows.sum(scan_and_draw, model.family, max(rows.rows // count, 1)))
+
+
+def scan_and_draw(block: Block, family: Family, stretch: int) -> tuple[Scan, Drawn]:
+    """Return what ``scan`` and ``draw`` do."""
+    return *scan(block, family), *draw(block, stretch)
 
 
 @dataclass(frozen=True)
@@ -46,22 +71,18 @@ class Start:
 
 
 def find_start(
-    rows: Rows, names: Sequence[str], model: Model, alpha: float, seen: Scan, which: str, fit: Callable[..., Fit]
+    rows: Rows, names: Sequence[str], model: Model, alpha: float, seen: Look, fit: Callable[..., Fit]
 ) -> Start:
-    """Return the start ``which`` of model.STARTS; ``fit`` is what fits a sample."""
+    """Return the fit of the drawn rows, or the null model; ``fit`` is what fits a sample."""
     first = int(model.intercept)
-    level, passes = null_intercept(rows, model, seen)
+    level, passes = null_intercept(rows, model, seen.scan)
     null = np.zeros(len(names) + first)
     null[:first] = level
-    count = sample_rows(rows.rows, len(null)) if which != "null" else 0
-    if not count:
-        return Start(null, "null model", passes, null)
-    passes += 1
-    found = sample_start(rows, names, model, alpha, count, fit)
+    found = None if seen.drawn is None else sample_start(seen.drawn, names, model, alpha, fit)
     if found is None:
         return Start(null, "null model", passes, null)
     beta, sample = found
-    null_objective, more = null_loss(rows, model, seen, level)
+    null_objective, more = null_loss(rows, model, seen.scan, level)
     return Start(beta, f"fit on {sample.rows} sampled rows", passes + more, null, sample, null_objective)
 
 
@@ -111,13 +132,12 @@ def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> tuple[float
 
 
 def sample_start(
-    rows: Rows, names: Sequence[str], model: Model, alpha: float, count: int, fit: Callable[..., Fit]
+    drawn: Drawn, names: Sequence[str], model: Model, alpha: float, fit: Callable[..., Fit]
 ) -> tuple[Array, Rows] | None:
-    """Return the fit of about ``count`` drawn rows, and those rows; None where it has no answer.
+    """Return the fit of the drawn rows, and those rows; None where it has no answer.
 
-    One pass. The sample is fitted to a hundredth of its own distance from the optimum of all rows.
+    The sample is fitted to a hundredth of its own distance from the optimum of all rows.
     """
-    (drawn,) = rows.sum(draw, max(rows.rows // max(count, 1), 1))
     sample = SampleRows(drawn)
     if not sample.rows:
         return None

@@ -112,7 +112,13 @@ def every_bound_holds(
         along = step_bound(problem, point, frame.magnitude, offset_, measure=True).gap
         dual = dual_bound(problem, point, frame.magnitude, offset_).gap
         own = certifier(point)
-        for name, gap in (("free", free), ("step", along), ("dual", dual), (own.method, own.gap)):
+        problem.every = 2
+        partial = problem.at(at + step, hessian=True)
+        problem.every = 1
+        assert partial.share < 1 or len(t.y) <= 32
+        share = Certifier(problem, frame.magnitude, offset_, frame)(partial).gap
+        bounds = (("free", free), ("step", along), ("dual", dual), (own.method, own.gap), ("share", share))
+        for name, gap in bounds:
             assert gap >= true, (name, distance, float(gap), float(true))
             TOLD.append((name, distance, float(gap), float(true), float(error)))
         assert np.isfinite(free)

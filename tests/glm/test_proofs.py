@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterglm.errors import DataError
+from clusterglm.glm import fit as fit_module
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Fit, Limits, Model
@@ -74,6 +76,7 @@ def an_answer_or_a_reason(
     offset: bool,
     intercept: bool,
     gap: bool,
+    every: int,
 ) -> None:
     if SOLVERS[solver].smooth_only and penalty in ("l1", "elastic-net"):
         solver = "proximal_newton"
@@ -82,7 +85,8 @@ def an_answer_or_a_reason(
     model = Model(FAMILIES[family], penalty, alpha, intercept=intercept, standardize=bool(seed % 2))
     tolerance = Tolerance(rel_gap=1e-8) if gap else Tolerance(1e-3)
     try:
-        found = fit(t.rows(), t.names, model, SOLVERS[solver], Limits(tolerance, 300))
+        with mock.patch.object(fit_module, "hessian_every", return_value=every):
+            found = fit(t.rows(), t.names, model, SOLVERS[solver], Limits(tolerance, 300))
     except DataError as error:
         SEEN[f"refused: {str(error)[:40]}"] += 1
         return
@@ -118,7 +122,7 @@ def an_answer_or_a_reason(
     if found.status == "optimal":
         assert np.isfinite(certificate.gap)
         assert_within(found, tolerance)
-        assert_conditions(exact, beta, found, float(t.w.sum()))
+        assert_conditions(exact, beta, found, float(t.w.sum()), 3 if every == 1 else 30)
 
 
 def assert_within(found: Fit, tolerance: Tolerance) -> None:
@@ -132,17 +136,17 @@ def assert_within(found: Fit, tolerance: Tolerance) -> None:
         assert min(certificate.error_in_se, certificate.gap_in_se) <= tolerance.tol
 
 
-def assert_conditions(exact: Exact, beta: np.ndarray, found: Fit, W: float) -> None:
-    """Assert that the KKT residual is what is reported, in standard errors."""
+def assert_conditions(exact: Exact, beta: np.ndarray, found: Fit, W: float, times: float) -> None:
+    """Assert that the KKT residual is what is reported, in standard errors, up to the factor ``times``."""
     residual = np.array([float(r) for r in exact.residual(beta)])
     H = exact._hessian(beta) + np.diag(exact.l2)
     loss = float(exact.objective(beta)) - float(exact.l1 @ np.abs(beta) + exact.l2 @ beta**2 / 2)
     dispersion = max(2 * loss, 1e-300) if exact.family == "gaussian" else 1.0
     kkt = np.max(np.abs(residual) / np.sqrt(np.maximum(np.diag(H), 1e-300))) * np.sqrt(W / dispersion)
     noise = 1e-13 * np.sqrt(W / dispersion) * (1 + np.max(np.abs(exact.A @ beta)) + np.max(np.abs(exact.y)))
-    # The report's Hessian may be that of an earlier iterate.
-    assert kkt <= 3 * found.certificate.kkt + noise
-    assert found.certificate.kkt <= 3 * kkt + noise
+    # The report's Hessian may be that of an earlier iterate, or of few rows.
+    assert kkt <= times * found.certificate.kkt + noise
+    assert found.certificate.kkt <= times * kkt + noise
 
 
 def assert_direction(t: Any, family: str, found: Fit) -> None:
@@ -171,6 +175,7 @@ AN_ANSWER = {
     "offset": st.booleans(),
     "intercept": st.booleans(),
     "gap": st.booleans(),
+    "every": st.sampled_from([1, 1, 2, 3]),
 }
 test_every_fit_is_an_answer_with_a_true_proof_or_a_reason = settings(max_examples=100, **QUIET)(
     given(**AN_ANSWER)(an_answer_or_a_reason)

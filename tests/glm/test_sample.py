@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clusterglm
+from clusterglm.glm import fit as fit_module
 from clusterglm.glm import kernels
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.kernels import Piece
 from clusterglm.glm.model import Limits, Model
-from clusterglm.glm.sample import SampleRows, draw, sample_rows
+from clusterglm.glm.sample import Drawn, SampleRows, draw, hessian_every, sample_rows
 from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.start import null_intercept, null_loss, sample_start
@@ -118,14 +119,16 @@ def test_a_sample_of_one_class_or_of_nothing_is_no_start(make_table: Any) -> Non
     table.y[:] = 0.0
     table.y[-1] = 1.0
     model = Model(FAMILIES["binomial"])
-    assert sample_start(table.rows(), table.names, model, 0.0, 20, fit) is None
-    assert sample_start(table.rows(), table.names, model, 0.0, 0, fit) is None
+    (drawn,) = table.rows().sum(draw, 100)
+    assert sample_start(drawn, table.names, model, 0.0, fit) is None
+    assert sample_start(Drawn(()), table.names, model, 0.0, fit) is None
 
 
 def test_a_separated_sample_is_no_start(make_table: Any) -> None:
     table = make_table("binomial", 4000, 1, intercept=False)
     table.y = (table.A[:, 0] > 0).astype(float)
-    assert sample_start(table.rows(), table.names, Model(FAMILIES["binomial"], intercept=False), 0.0, 200, fit) is None
+    (drawn,) = table.rows().sum(draw, 20)
+    assert sample_start(drawn, table.names, Model(FAMILIES["binomial"], intercept=False), 0.0, fit) is None
 
 
 @pytest.mark.parametrize("solver", ["proximal_newton", "admm"])
@@ -202,3 +205,50 @@ def test_the_null_loss_of_a_target_far_from_zero(mean: float) -> None:
     rows = clusterglm.from_arrays(X, mean + X[:, 0] + random.standard_normal(20_000), intercept=True)
     sampled, null = (clusterglm.fit(data=rows, family="gaussian", start=start) for start in ("auto", "null"))
     assert sampled.null_objective == pytest.approx(null.null_objective, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "every"),
+    [(8e6, 15, 2), (8e8, 15, 2), (1e5, 15, 1), (8e6, 4, 1), (4e6, 200, 2), (1e6, 1000, 1), (8e8, 200, 16)],
+)
+def test_a_hessian_of_a_share_is_taken_where_that_saves_and_loses_little(rows: float, columns: int, every: int) -> None:
+    assert hessian_every(int(rows), columns) == every
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+@pytest.mark.parametrize("solver", ["proximal_newton", "proximal_gradient", "lbfgs", "gradient_descent"])
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_hessian_of_a_share_of_the_rows_leads_to_the_same_optimum_with_a_proof(
+    make_table: Any, solver: str, family: str, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(family, 3000, 4, weights=True, offset=True)
+    model = Model(FAMILIES[family], "l2", 0.01)
+    exact = fit(table.rows(), table.names, model, SOLVERS["newton"], Limits(Tolerance(1e-9)))
+    seen: list[str] = []
+
+    def count(problem: Any) -> None:
+        seen.append(problem.every)
+
+    monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: every)
+    found = fit(table.rows(), table.names, model, SOLVERS[solver], Limits(Tolerance(1e-6), on_pass=count))
+    assert set(seen) == {every}
+    assert found.status == "optimal"
+    assert found.certificate.method == "curvature"
+    assert found.certificate.error_in_se <= 1e-6
+    np.testing.assert_allclose(found.coefficients, exact.coefficients, atol=1e-6)
+
+
+def test_where_the_share_does_not_tell_columns_apart_all_rows_are_asked(
+    make_table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dummy that is 0 in every row of the share; and one that repeats it, which goes."""
+    table = make_table("binomial", 640, 4)
+    table.A[:, 3:] = ((np.arange(640) // 32) % 2)[:, None]  # in micro-blocks of 32 rows
+    monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: 2)
+    found = fit(
+        table.rows(), table.names, Model(FAMILIES["binomial"]), SOLVERS["proximal_newton"], Limits(start="null")
+    )
+    assert found.status == "optimal"
+    assert found.dropped == ["x3"]
+    assert found.coefficients[2] != 0
+    assert found.passes == found.iterations[-1].read

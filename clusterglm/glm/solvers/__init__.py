@@ -33,7 +33,7 @@ class Solver:
 
     ``smooth_only``: a smooth penalty; ``ranges``: points that tell the local problems' shares; ``wide``: whether the
     diagonal of the Hessian is enough, as there is no more of it with more than ``MOST_COLUMNS`` columns. ``automatic``:
-    nobody asked for this one.
+    nobody asked for this one. ``subsampled``: whether a Hessian of a share of the rows is good enough (sample.py).
     """
 
     name: str
@@ -41,17 +41,18 @@ class Solver:
     smooth_only: bool = False
     ranges: bool = False
     wide: bool = False
+    subsampled: bool = False
     automatic: bool = False
 
 
 SOLVERS = {
     solver.name: solver
     for solver in (
-        Solver("gradient_descent", gradient_descent, smooth_only=True),
-        Solver("proximal_gradient", proximal_gradient, wide=True),
+        Solver("gradient_descent", gradient_descent, smooth_only=True, subsampled=True),
+        Solver("proximal_gradient", proximal_gradient, wide=True, subsampled=True),
         Solver("newton", newton, smooth_only=True),
-        Solver("proximal_newton", proximal_newton),
-        Solver("lbfgs", lbfgs, smooth_only=True, wide=True),
+        Solver("proximal_newton", proximal_newton, subsampled=True),
+        Solver("lbfgs", lbfgs, smooth_only=True, wide=True, subsampled=True),
         Solver("admm", admm, ranges=True),
     )
 }
@@ -75,7 +76,7 @@ def get_solver(name: str) -> Solver:
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         solve = _load(Path(path), function)
-        needs = {name: bool(getattr(solve, name, False)) for name in ("smooth_only", "ranges", "wide")}
+        needs = {name: bool(getattr(solve, name, False)) for name in ("smooth_only", "ranges", "wide", "subsampled")}
         return Solver(function, solve, **needs)
     raise unknown("solver", name, (*NAMES, "FILE.py:FUNCTION"))
 

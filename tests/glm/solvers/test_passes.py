@@ -1,6 +1,7 @@
 """How many passes or rounds the solvers take to a proven relative gap of 1e-8, from the null model and from a sample.
 
-The scan, which belongs to loading, is not among them; the pass that draws the sample and those that prove are.
+The first look at the rows, which scans them and draws the sample, belongs to loading and is not among them; the passes
+that prove are.
 """
 
 from __future__ import annotations
