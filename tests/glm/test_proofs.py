@@ -112,7 +112,9 @@ def an_answer_or_a_reason(
     narrow = table(np.ascontiguousarray(t.A[:, columns]), t.y, t.weights, t.offset, intercept)
     exact = Exact(narrow, family, l1, l2)
     at = exact.objective(beta)
-    assert found.objective == pytest.approx(float(at), rel=1e-9, abs=1e-12 * (1 + float(np.mean(t.y**2))))
+    # Predictors round by a few eps of their terms, and losses by that times the scores.
+    terms = 1e-15 * float(np.max(np.abs(narrow.A), axis=0) @ np.abs(beta)) * (1 + float(np.max(np.abs(t.y))))
+    assert found.objective == pytest.approx(float(at), rel=1e-9, abs=1e-12 * (1 + float(np.mean(t.y**2))) + terms)
     certificate = found.certificate
     optimum, _ = exact.minimise(beta, most=25)
     true = at - exact.objective(optimum)
@@ -122,7 +124,7 @@ def an_answer_or_a_reason(
     if found.status == "optimal":
         assert np.isfinite(certificate.gap)
         assert_within(found, tolerance)
-        assert_conditions(exact, beta, found, float(t.w.sum()), 3 if every == 1 else 30)
+        assert_conditions(exact, beta, found, float(t.w.sum()), 10 if every == 1 else 30)
 
 
 def assert_within(found: Fit, tolerance: Tolerance) -> None:
