@@ -145,7 +145,7 @@ def assert_conditions(exact: Exact, beta: np.ndarray, found: Fit, W: float, time
     loss = float(exact.objective(beta)) - float(exact.l1 @ np.abs(beta) + exact.l2 @ beta**2 / 2)
     dispersion = max(2 * loss, 1e-300) if exact.family == "gaussian" else 1.0
     kkt = np.max(np.abs(residual) / np.sqrt(np.maximum(np.diag(H), 1e-300))) * np.sqrt(W / dispersion)
-    noise = 1e-13 * np.sqrt(W / dispersion) * (1 + np.max(np.abs(exact.A @ beta)) + np.max(np.abs(exact.y)))
+    noise = 1e-12 * np.sqrt(W / dispersion) * (1 + np.max(np.abs(exact.A @ beta)) + np.max(np.abs(exact.y)))
     # The report's Hessian may be that of an earlier iterate, or of few rows.
     assert kkt <= times * found.certificate.kkt + noise
     assert found.certificate.kkt <= times * kkt + noise
