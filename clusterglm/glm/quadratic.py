@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
-from scipy.linalg.lapack import dpstrf
 
 from clusterglm.glm.algebra import scales, solve
 from clusterglm.glm.penalties import Penalty, soft_threshold
@@ -87,6 +85,9 @@ def _direction(H: Array, b: Array, z: Array, l1: Array, rounding: Array) -> tupl
     with pivoting (a pivot below k eps counts as 0, as in LAPACK). Where that leaves more of b than rounding, H is
     singular and the model falls in a straight line along H d = 0: that one is taken, if a change of sign stops it.
     """
+    from scipy.linalg import cho_solve  # here, because a refusal of bad input has no time to import it
+    from scipy.linalg.lapack import dpstrf
+
     units = scales(H)
     C, b_C = H / units / units[:, None], b / units
     L, order, rank, _ = dpstrf(C, lower=1, tol=len(b) * _EPS)
