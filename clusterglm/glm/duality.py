@@ -74,14 +74,13 @@ def duality_gap(
     sharp = l2 == 0
     with np.errstate(divide="ignore"):
         most = float(np.min(l1[sharp] / size[sharp], initial=1.0))
-    gaps = []
-    for k in most * _SHRINKAGE:
-        mean_part = k * divergence + (1 - k) * loss
-        if quadratic:
-            mean_part = (k * np.sqrt(divergence) + (1 - k) * np.sqrt(loss)) ** 2
-        # Convex in u: the worst u within its error is at one of the ends.
-        ends = [_penalty_part(l1, l2, b, k * (along + e)) for e in (-n, n)]
-        gaps.append(mean_part + float(np.sum(np.maximum(*ends))))
+    k = most * _SHRINKAGE
+    mean_part = k * divergence + (1 - k) * loss
+    if quadratic:
+        mean_part = (k * np.sqrt(divergence) + (1 - k) * np.sqrt(loss)) ** 2
+    # Convex in u: the worst u within its error is at one of the ends.
+    ends = _penalty_part(l1, l2, b, k[:, None] * np.stack([along - n, along + n])[:, None])
+    gaps = mean_part + ends.max(axis=0).sum(axis=1)
     return float(np.min(gaps)) * (1 + 4 * (len(b) + 4) * EPS)
 
 
