@@ -1,4 +1,4 @@
-"""One pass over the data as a drawing: chunks on the workers, a task each, the tree of sums, the solver.
+"""One pass over the data as a drawing: chunks on the workers, their sums, the tree of sums, the solver.
 
 Here are only coordinates, computed from the plan; ``templates/pass.svg.j2`` draws them.
 """
@@ -14,7 +14,7 @@ _TOP, _LANE, _CHUNK, _TASK, _TREE, _SOLVER = 46, 46, 120, 330, 520, 820
 
 @dataclass(frozen=True)
 class Lane:
-    """A chunk with its task, or (``hidden`` above 0) the place of so many chunks that are not drawn."""
+    """A chunk with its sums, or (``hidden`` above 0) the place of so many chunks that are not drawn."""
 
     y: float
     chunk: int

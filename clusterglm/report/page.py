@@ -249,8 +249,8 @@ def _says(run: Run, drawn: Any) -> dict[str, str]:
     chunks = int(run.plan.get("chunks") or 0)
     which = "The chunk" if chunks == 1 else f"Each of the {words.count(chunks)} chunks"
     says["pass"] = (
-        f"{which} is summed by one task where it lies; the sums are added along a fixed tree, and the solver turns them"
-        " into new coefficients, which travel back with the next tasks."
+        f"{which} is summed where it lies, by one task for all chunks of a worker thread; the sums are added along a"
+        " fixed tree, and the solver turns them into new coefficients, which travel back with the next tasks."
     )
     return says
 

@@ -137,7 +137,7 @@ def call(result: dict[str, Any]) -> str:
 def method(result: dict[str, Any]) -> str:
     """Return how the bound was proven."""
     return {
-        "curvature": "from the curvature, by the Newton decrement over an exact Gram matrix",
+        "curvature": "from the curvature, by the Newton decrement over the Gram matrix",
         "free": "from convexity and the gradient alone",
         "dual": "from a dual point",
     }.get(result["certificate"].get("method") or "none", "none")
