@@ -2,8 +2,8 @@
 
 In the root of the repository, with a virtual environment of its own, because dask-glm is no dependency:
 
-    python3 -m venv /tmp/against && /tmp/against/bin/pip install . dask-glm==0.4.0
-    /tmp/against/bin/python tests/bench/against_dask_glm.py --rows 8e6
+    python3 -m venv ../against && ../against/bin/pip install . dask-glm==0.4.0
+    ../against/bin/python tests/bench/against_dask_glm.py --rows 8e6
 
 Both get the same embedded cluster (one process a core, one BLAS thread each), hold the rows in its memory before the
 clock starts, and minimise  sum of logistic losses + L1 norm  without intercept. Ours is what `clusterglm fit SOLVER
