@@ -112,6 +112,10 @@ def fit(
             unknown_options[0], None, f"not an option of fit: one of {', '.join(Request.__dataclass_fields__)}"
         )
     if isinstance(data, LocalRows):
+        elsewhere = {"client": client, "out": out, "resume": resume, "workers": workers, "memory": memory}
+        for name, value in elsewhere.items():
+            if value is not None:
+                raise UsageError(name, None, "has no effect on rows in this process: leave it out")
         return _fit_here(data, options, progress or _Silent())
     if data is not None:
         options["data"] = str(data)

@@ -30,8 +30,7 @@ Clusterglm = Callable[..., subprocess.CompletedProcess[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One command line of the catalogue. ``line`` follows ``clusterglm fit``; ``make`` prepares the folder it runs in;
-    ``says`` is searched for in what it says; ``folder`` is whether a run folder ``run`` stays."""
+    """``clusterglm fit`` with ``line`` in a folder that ``make`` prepares: what it ``says``, whether ``run`` stays."""
 
     number: str
     line: str
@@ -54,9 +53,7 @@ def table(path: Path, n: int = 400, **columns: Any) -> Path:
 
 
 def at(position: int, value: float, otherwise: float = 0.5) -> np.ndarray:
-    column = np.full(400, float(otherwise))
-    column[position] = value
-    return column
+    return np.where(np.arange(400) == position, value, float(otherwise))
 
 
 HALF = (np.random.default_rng(5).random(400) < 0.5).astype(float)

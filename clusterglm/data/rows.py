@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, hstack, issparse
 from clusterglm.data.chunk import Chunk, Kernel, block_rows, one_blas_thread
 from clusterglm.data.chunks import local_problem_rows
 from clusterglm.data.tree import fold
-from clusterglm.errors import DataError
+from clusterglm.errors import DataError, unknown
 
 Step = Callable[..., Any]
 
@@ -117,17 +117,21 @@ def from_arrays(
 
     Raises
     ------
+    UsageError
+        A dtype other than float64 and float32.
     DataError
-        The lengths differ, or there are no rows or no columns.
+        Not numbers, masked values, shapes or lengths that do not fit together, no rows or no columns.
     """
+    if dtype not in ("float64", "float32"):
+        raise unknown("dtype", dtype, ("float64", "float32"))
     sparse = issparse(X)
-    X = csr_array(X, dtype=dtype) if sparse else np.asarray(X)
+    X = _sparse(X, dtype) if sparse else _numbers("features", X)
     if X.ndim != 2 or X.shape[1] == 0:
         raise DataError("features", f"shape {X.shape}", "give a matrix of rows by columns")
     vectors = {"target": y, "weights": weights, "offset": offset}
-    flat = {
-        name: None if v is None else np.ascontiguousarray(v, dtype=np.float64).ravel() for name, v in vectors.items()
-    }
+    flat = {name: None if v is None else _vector(name, v) for name, v in vectors.items()}
+    if flat["target"] is None:
+        raise DataError("target", None, "give a value for every row")
     for name, v in flat.items():
         if v is not None and len(v) != X.shape[0]:
             raise DataError(name, f"{len(v)} rows", f"the features have {X.shape[0]}")
@@ -146,7 +150,47 @@ def from_arrays(
     rows, columns = design.shape
     itemsize = np.dtype(dtype).itemsize
     size = block_rows(columns, itemsize, sparse)
-    chunk = Chunk(design, flat["target"], flat["weights"], flat["offset"], block_rows=size)  # type: ignore[arg-type]
+    chunk = Chunk(design, flat["target"], flat["weights"], flat["offset"], block_rows=size)
     # Of sparse rows, too, a local problem is whole micro-blocks.
     problem_rows = max(local_problem_rows(rows, columns, itemsize), size)
     return LocalRows(chunk, problem_rows, intercept=intercept)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """Return an array of real numbers, dense.
+
+    Raises
+    ------
+    DataError
+        Anything else: masked or complex values, dates, words, rows of different lengths.
+    """
+    if np.ma.is_masked(values):
+        raise DataError(name, "masked values", "drop or fill these rows")
+    try:
+        array = np.asarray(values.toarray() if issparse(values) else values)
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(name, str(error).splitlines()[0], "give an array of numbers") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(name, str(array.dtype), "give an array of numbers")
+    return array
+
+
+def _vector(name: str, values: Any) -> np.ndarray:
+    array = _numbers(name, values)
+    if array.ndim != 1 and array.shape != (array.size, 1):
+        raise DataError(name, f"shape {array.shape}", "give one value for every row")
+    return np.ascontiguousarray(array, dtype=np.float64).ravel()
+
+
+def _sparse(X: Any, dtype: str) -> csr_array:
+    """Return a copy as CSR, whose indices are where its shape says."""
+    if X.ndim != 2 or X.dtype.kind not in "biuf":
+        raise DataError("features", f"{X.dtype}, shape {X.shape}", "give a matrix of numbers, rows by columns")
+    try:
+        if hasattr(X, "check_format"):
+            X.check_format(full_check=True)  # an index out of bounds would be read from someone else's memory
+        return csr_array(X, dtype=dtype, copy=True)
+    except (ValueError, IndexError) as error:
+        raise DataError("features", str(error).splitlines()[0], "not a valid sparse matrix: build it again") from error

@@ -17,7 +17,7 @@ def scales(H: Array) -> Array:
 
 def definite(H: Array) -> bool:
     """Whether the scaled H is numerically positive definite: no pivot below 10 p eps."""
-    if not np.isfinite(H).all():
+    if not np.isfinite(H).all() or (np.diag(H) <= 0).any():
         return False
     d = scales(H)
     try:

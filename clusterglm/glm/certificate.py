@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS, inverse_root, smallest_eigenvalue
 from clusterglm.glm.dual_bound import dual_bound, step_bound
-from clusterglm.glm.duality import omega
-from clusterglm.glm.free_gap import Frame, constant_column, free_gap, null_level
+from clusterglm.glm.duality import gradient_noise, omega
+from clusterglm.glm.free_gap import Frame, constant_column, free_gap, mean_curvature, null_level
 from clusterglm.glm.problem import Point, Problem
 
 Array = NDArray[np.float64]
@@ -242,8 +242,14 @@ class Certifier:
         """Return what rounding may add to delta: that of the sums, and that of eta, beta_j a_ij by beta_j a_ij."""
         sums = np.sqrt(len(point.beta) * reference.spread * self._dispersion(point))
         level = float(np.max(reference.units / self.largest)) * self.offset
-        eta = (np.abs(point.beta) @ reference.units + level) / np.sqrt(reference.share)  # of all rows
-        return _EPS * float(4 * sums + 2 * eta / np.sqrt(reference.share))
+        if reference.share == 1:
+            return _EPS * float(4 * sums + 2 * (np.abs(point.beta) @ reference.units + level))
+        # Coordinate by coordinate: the rows that the reference does not know may bend more than those that it does.
+        family, target = self.problem.family, self.frame.target if self.frame is not None else np.inf
+        curvature = mean_curvature(family, point.loss, target)
+        units = self.largest * np.sqrt(curvature)
+        noise = gradient_noise(family, point.loss, point.beta, units, self.largest, self.offset, curvature)
+        return float(np.linalg.norm(noise / reference.units) * np.sqrt(reference.spread))
 
     def _kkt(self, point: Point) -> float:
         if self._units is None or not np.isfinite(point.objective):

@@ -142,7 +142,7 @@ def free_gap(
     j = constant_column(penalty, frame)
     if j is None or not np.isfinite(point.objective) or (j >= 0 and level is None):
         return np.inf, 0.0
-    largest, curvature = frame.magnitude, _mean_curvature(family, point.loss, frame.target)
+    largest, curvature = frame.magnitude, mean_curvature(family, point.loss, frame.target)
     noise = gradient_noise(family, point.loss, point.beta, largest * np.sqrt(curvature), largest, offset, curvature)
     u, extra, blurred = -point.gradient, 0.0, 0.0
     if j >= 0 and level is not None:
@@ -164,7 +164,7 @@ def free_gap(
     return bound, max(bound - gap(np.zeros_like(noise)) - extra, 0.0)
 
 
-def _mean_curvature(family: Family, loss: float, target: float) -> float:
+def mean_curvature(family: Family, loss: float, target: float) -> float:
     """Return a bound on the mean of h.
 
     Poisson: l >= mu (1 - 3 e^-2) where mu > e^2 y, so the mean of mu is at most 1.7 f + e^2 (mean of y).

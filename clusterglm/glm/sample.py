@@ -6,7 +6,9 @@ quadratic phase. The drawn rows steer and prove nothing: every certificate comes
 
 The Hessian of that step need not be of all rows either. Of a share s of them it is off by a relative error whose
 square is about p (1 - s) / (s n), so a step shrinks the gap by that factor at best. Times s it bounds the whole Hessian
-from below, so a bound on the gap that is proven with it is 1/s times as large, and as rigorous (certificate.py).
+from below, so a bound on the gap that is proven with it is 1/s times as large, and as rigorous (certificate.py). Where
+the rows of the share mislead, a column that hardly varies among them say, steps shrink the gap slowly, and from then on
+Hessians are of all rows.
 
 Erdogdu and Montanari (2015), "Convergence rates of sub-sampled Newton methods"; Roosta-Khorasani and Mahoney (2019),
 "Sub-sampled Newton methods", Math. Prog. 174; the hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from clusterglm.data.chunk import Block, Chunk, block_rows
 from clusterglm.data.rows import LocalRows, from_arrays
-from clusterglm.errors import DataError
+from clusterglm.errors import DataError, UsageError
 
 
 def misaligned(array: np.ndarray) -> np.ndarray:
@@ -104,6 +106,11 @@ def test_every_local_problem_is_visited_once_in_order() -> None:
     assert reads == 1
 
 
+def out_of_bounds(index: int) -> csr_array:
+    """Return a matrix that scipy builds without a look at its indices."""
+    return csr_array((np.ones(2), np.array([0, index]), np.array([0, 1, 2])), shape=(2, 3))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -113,8 +120,23 @@ def test_every_local_problem_is_visited_once_in_order() -> None:
         ({"X": np.ones((3, 1)), "y": np.ones(3), "weights": np.ones(4)}, r"weights \(4 rows\)"),
         ({"X": np.ones((3, 1)), "y": np.ones(3), "offset": np.ones(1)}, r"offset \(1 rows\)"),
         ({"X": np.ones((0, 1)), "y": np.ones(0)}, r"features \(0 rows\)"),
+        ({"X": np.ones((2, 1)), "y": np.ones((1, 2))}, r"target \(shape \(1, 2\)\): give one value for every row"),
+        ({"X": np.ones((2, 1)), "y": None}, "target: give a value for every row"),
+        ({"X": np.ones((2, 1)) * 1j, "y": np.ones(2)}, r"features \(complex128\): give an array of numbers"),
+        ({"X": np.ones((2, 1)), "y": np.ma.masked_equal([1, 9], 9)}, r"target \(masked values\): drop or fill"),
+        ({"X": np.zeros((2, 1), "datetime64[s]"), "y": np.ones(2)}, r"features \(datetime64"),
+        ({"X": [["a"], ["b"]], "y": np.ones(2)}, r"features \(<U1\): give an array of numbers"),
+        ({"X": [[1, 2], [3]], "y": np.ones(2)}, "features .*: give an array of numbers"),
+        ({"X": csr_array(np.ones((2, 1)) * 1j), "y": np.ones(2)}, r"features \(complex128, shape"),
+        ({"X": out_of_bounds(7), "y": np.ones(2)}, "features .*: not a valid sparse matrix"),
+        ({"X": out_of_bounds(-1), "y": np.ones(2)}, "features .*: not a valid sparse matrix"),
     ],
 )
-def test_arrays_that_do_not_fit_together_are_refused(words: dict[str, np.ndarray], message: str) -> None:
+def test_arrays_that_are_no_rows_of_numbers_are_refused(words: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_arrays(**words)
+
+
+def test_dtypes_other_than_the_two_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"dtype \(float16\)"):
+        from_arrays(np.ones((2, 1)), np.ones(2), dtype="float16")

@@ -33,7 +33,7 @@ class Solver:
 
     ``smooth_only``: a smooth penalty; ``ranges``: points that tell the local problems' shares; ``wide``: whether the
     diagonal of the Hessian is enough, as there is no more of it with more than ``MOST_COLUMNS`` columns. ``automatic``:
-    nobody asked for this one. ``subsampled``: whether a Hessian of a share of the rows is good enough (sample.py).
+    nobody asked for this one. ``subsampled``: whether Hessians may be of a share of the rows (sample.py).
     """
 
     name: str
@@ -48,11 +48,11 @@ class Solver:
 SOLVERS = {
     solver.name: solver
     for solver in (
-        Solver("gradient_descent", gradient_descent, smooth_only=True, subsampled=True),
-        Solver("proximal_gradient", proximal_gradient, wide=True, subsampled=True),
+        Solver("gradient_descent", gradient_descent, smooth_only=True),
+        Solver("proximal_gradient", proximal_gradient, wide=True),
         Solver("newton", newton, smooth_only=True),
         Solver("proximal_newton", proximal_newton, subsampled=True),
-        Solver("lbfgs", lbfgs, smooth_only=True, wide=True, subsampled=True),
+        Solver("lbfgs", lbfgs, smooth_only=True, wide=True),
         Solver("admm", admm, ranges=True),
     )
 }

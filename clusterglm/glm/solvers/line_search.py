@@ -41,7 +41,8 @@ def halve(
     trial = problem.at(full, hessian)
     if np.isfinite(trial.gradient).all():
         signs = np.where(full == 0, np.sign(point.beta), np.sign(full))
-        end = float((trial.gradient + penalty.l2 * full + penalty.l1 * signs) @ direction)
+        with np.errstate(over="ignore"):  # far out, where no objective is
+            end = float((trial.gradient + penalty.l2 * full + penalty.l1 * signs) @ direction)
         flat = trial.objective <= ceiling + _NOISE * abs(ceiling) and end <= (2 * _SUFFICIENT - 1) * decrease
         if flat or trial.objective <= ceiling + _SUFFICIENT * decrease + rounding:
             return trial, 1.0

@@ -44,6 +44,8 @@ def proximal_newton(problem: Problem, start: Point, stop: StoppingRule, trace: T
                 d = minimise(bent, point.gradient, point.beta, problem.penalty) - point.beta
         decrement = float(d @ H @ d)
         renew = t < 1 or shrinks(decrement, before, fresh) > _SLOW
+        if renew and fresh and point is not start:
+            problem.every = 1  # a Hessian taken right here should do better: the rows that it is of mislead
         trial, t = halve(problem, point, d, hessian=renew and problem.family.self_concordance > 0)
         if trial is None and d is not straight:
             trial, t = halve(problem, point, straight, hessian=True)
