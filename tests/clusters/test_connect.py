@@ -77,6 +77,41 @@ def test_keys_that_are_missing_are_asked_for() -> None:
             connect(f"tls://127.0.0.1:{port}")
 
 
+def keys(folder: Path) -> dict[str, str]:
+    """Write a throw-away pair of keys, readable by their owner alone; return Dask's settings that name the files."""
+    from distributed.security import Security
+
+    folder.mkdir(mode=0o700)
+    made = Security.temporary()
+    texts = {"ca.pem": made.tls_ca_file, "cert.pem": made.tls_client_cert, "key.pem": made.tls_client_key}
+    for name, text in texts.items():
+        with open(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(text)
+    settings = {"distributed.comm.tls.ca-file": str(folder / "ca.pem")}
+    for role in ("scheduler", "client", "worker"):
+        settings |= {f"distributed.comm.tls.{role}.{part}": str(folder / f"{part}.pem") for part in ("cert", "key")}
+    return settings
+
+
+@pytest.mark.slow
+def test_a_scheduler_behind_tls_answers_to_its_own_keys_alone(tmp_path: Path, spawn: Spawn) -> None:
+    import dask.config
+
+    own, other = keys(tmp_path / "own"), keys(tmp_path / "other")
+    names = {f"DASK_{key.upper().replace('.', '__').replace('-', '_')}": value for key, value in own.items()}
+    path = tmp_path / "scheduler.json"
+    words = ("--host", "tls://127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", path)
+    spawn("-m", "distributed.cli.dask_scheduler", *words, **names)
+    address = read_scheduler_file(path, timeout=60)
+    assert address.startswith("tls://127.0.0.1:")
+    with dask.config.set(own):
+        connect(address).close()
+    with dask.config.set(other), pytest.raises(ClusterError, match="no Dask scheduler answers at tls"):
+        connect(address, timeout=5)
+    with pytest.raises(ClusterError, match="no Dask scheduler answers at tcp"):
+        connect(address.replace("tls", "tcp"), timeout=5)
+
+
 def test_a_pipe_is_no_scheduler_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ClusterError, match=r"--scheduler-file \(.*pipe\): not a regular file"):
