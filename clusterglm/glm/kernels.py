@@ -90,13 +90,18 @@ def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     return total, _or_nan(total, (score @ block.X).T)
 
 
+def _weighted_terms(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
+    terms = family.terms(block.y, predictor(block, beta))
+    if block.weights is None:
+        return terms
+    values, score, curvature = (block.weights * term for term in terms)
+    return values, score, curvature
+
+
 @_quiet
 def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), X' diag(w h) X)."""
-    values, score, curvature = family.terms(block.y, predictor(block, beta))
-    if block.weights is not None:
-        w = block.weights
-        values, score, curvature = w * values, w * score, w * curvature
+    values, score, curvature = _weighted_terms(block, family, beta)
     total = values.sum()
     return total, _or_nan(total, score @ block.X), _or_nan(total, gram(block.X, curvature))
 
@@ -113,10 +118,7 @@ def hessian_of_share(block: Block, family: Family, beta: Array, every: int) -> t
 @_quiet
 def diagonal(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), the diagonal of X' diag(w h) X): a number, (p,) and (p,)."""
-    values, score, curvature = family.terms(block.y, predictor(block, beta))
-    if block.weights is not None:
-        w = block.weights
-        values, score, curvature = w * values, w * score, w * curvature
+    values, score, curvature = _weighted_terms(block, family, beta)
     total = values.sum()
     return total, _or_nan(total, score @ block.X), _or_nan(total, curvature @ (block.X * block.X))
 
