@@ -96,8 +96,8 @@ def fit(
         How to run this again, for the report.
     **options
         The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, weights, offset,
-        family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype, chunk_rows, tol, rel_gap,
-        max_passes, start.
+        family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype, storage, chunk_rows, tol,
+        rel_gap, max_passes, start.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> R
         options["penalty"] = "none"
     if options.get("intercept") not in (None, rows.intercept):
         raise UsageError("intercept", options["intercept"], "the rows say otherwise: give it to from_arrays")
-    own = {"rows": rows.rows, "columns": width, "intercept": rows.intercept, "dtype": str(rows.chunk.X.dtype)}
+    own: dict[str, Any] = {"rows": rows.rows, "columns": width, "intercept": rows.intercept, "dtype": rows.chunk.dtype}
     request = _OwnRows(**own | {name: value for name, value in options.items() if value is not None})
     started = time.perf_counter()
     with one_blas_thread():
@@ -287,6 +287,7 @@ class _Fitting:
             workers=len(found),
             threads=sum(worker.threads for worker in found),
             blas_threads=blas,
+            storage=plan.storage,
             memory={"limit": plan.memory, "peak": max(peak.values(), default=0), "worker": peak},
             seed=self.request.seed if self.request.rows is not None else None,
             resumed=bool(self.saved),
@@ -329,9 +330,11 @@ class _Fitting:
             rows=source.rows,
             columns=columns,
             dtype=self.request.dtype,
+            storage=self.request.storage,
             workers=max(len(found), 1),
             threads=max(sum(worker.threads for worker in found), 1),
             memory=min((worker.memory for worker in found), default=0),
+            disk=measured.free_disk(self.client),
             chunk_rows=self.request.rows_per_chunk,
             extra_columns=source.extra_columns,
             data=self.request.data,

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from clusterglm.glm.trace import Tolerance
 
 DTYPES = ("float64", "float32")
+STORAGES = ("auto", "memory", "stream", "disk")
 _LARGEST_SEED = 2**63 - 1
-_WITHOUT_EFFECT = {"tol", "rel_gap", "max_passes", "chunk_rows"}  # on the iterates, so a fit may resume with others
+# On the iterates, so a fit may resume with others.
+_WITHOUT_EFFECT = {"tol", "rel_gap", "max_passes", "chunk_rows", "storage"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Request:
     intercept: bool | None = None
     standardize: bool = False
     dtype: str = "float64"
+    storage: str = "auto"
     chunk_rows: int | float | str | None = None
     tol: float | None = None
     rel_gap: float | None = None
@@ -123,6 +126,8 @@ class Request:
             raise UsageError("--seed", self.seed, f"must be 0 to {_LARGEST_SEED}")
         if self.dtype not in DTYPES:
             raise unknown("--dtype", self.dtype, DTYPES)
+        if self.storage not in STORAGES:
+            raise unknown("--storage", self.storage, STORAGES)
         if self.tol is not None and self.rel_gap is not None:
             raise UsageError("--rel-gap", self.rel_gap, "given together with --tol: give one of them")
         for name, value in (("--tol", self.tol), ("--rel-gap", self.rel_gap)):
@@ -217,6 +222,7 @@ class Request:
             rows=self.row_count,
             columns=self.columns + self.model.intercept,
             dtype=self.dtype,
+            storage="memory" if self.storage == "memory" else "stream",
             workers=workers,
             threads=workers * threads,
             memory=memory,

@@ -62,6 +62,11 @@ def fit(
     memory: str | None = typer.Option(None, metavar="SIZE", help="Memory of each of them, such as 4GB."),
     timeout: str | None = typer.Option(None, metavar="TIME", help="Give up when the cluster takes longer to answer."),
     dtype: str | None = typer.Option(None, metavar="T", help="float64 or float32.  [default: float64]"),
+    storage: str | None = typer.Option(
+        None,
+        metavar="S",
+        help="Hold the rows in memory, on disk, or as a stream made anew in each pass.  [auto]",
+    ),
     chunk_rows: str | None = typer.Option(None, metavar="N", help="Rows of a chunk, or auto."),
     tol: float | None = typer.Option(
         None, metavar="T", help="Certified error of the coefficients in standard errors.  [default: 0.01]"

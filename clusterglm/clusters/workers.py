@@ -64,6 +64,22 @@ def peak_memory(client: Client) -> dict[str, int]:
     return dict(client.run(own_peak))
 
 
+def free_disk(client: Client) -> int:
+    """Return the bytes that are free on the workers' local disks, each disk counted once."""
+    found: set[tuple[str, int, int]] = set(client.run(_own_disk).values())
+    largest = {(host, device): free for host, device, free in sorted(found)}
+    return sum(largest.values())
+
+
+def _own_disk(dask_worker: Any) -> tuple[str, int, int]:
+    import shutil
+    import socket
+    from pathlib import Path
+
+    folder = Path(dask_worker.local_directory)
+    return socket.gethostname(), folder.stat().st_dev, shutil.disk_usage(folder).free
+
+
 def load(client: Client) -> tuple[int, dict[str, int]]:
     """Return the tasks that the scheduler holds, and the bytes that each worker process uses now, by address."""
     found = client.scheduler_info(n_workers=-1)["workers"]

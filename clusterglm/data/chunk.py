@@ -1,11 +1,15 @@
-"""A chunk of rows, dense or sparse, and the micro-blocks that kernels work on."""
+"""Rows as a worker holds them, and the micro-blocks that kernels work on.
+
+A chunk in memory is arrays; stream.py and disk.py have the other two ways to hold rows. Whoever holds them, a kernel
+sees the same blocks, and the sums have the same bits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -48,6 +52,38 @@ class Block(NamedTuple):
 
 
 Kernel = Callable[..., tuple[Any, ...]]
+
+
+class Held(Protocol):
+    """Consecutive rows, however they are held: ``start`` is the global index of the first."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def block_rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def dtype(self) -> str:
+        """In which ``X`` is stored."""
+
+    @property
+    def nbytes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def blocks(self) -> Iterator[Block]:
+        """Yield the micro-blocks in row order. A block is valid until the next one is asked for."""
+
+    def parts(self, rows: int) -> Iterator[Held]:
+        """Yield the rows in runs of ``rows``, a multiple of ``block_rows``. A run is valid until the next one."""
+
+
+def subtotals(held: Held, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
+    """Return the maximal complete sub-trees of ``kernel(block, *args)`` over the micro-blocks of ``held``."""
+    nodes: list[Node] = []
+    with one_blas_thread():
+        for block in held.blocks():
+            push(nodes, (0, block.start // held.block_rows, kernel(block, *args)))
+    return nodes
 
 
 class Chunk:
@@ -95,6 +131,14 @@ class Chunk:
     def __sizeof__(self) -> int:
         return self.nbytes + 64
 
+    @property
+    def columns(self) -> int:
+        return int(self.X.shape[1])
+
+    @property
+    def dtype(self) -> str:
+        return str(self.X.dtype)
+
     def __len__(self) -> int:
         return len(self.y)
 
@@ -104,6 +148,12 @@ class Chunk:
         weights = None if self.weights is None else self.weights[cut]
         offset = None if self.offset is None else self.offset[cut]
         return Chunk(_cut(self.X, cut), self.y[cut], weights, offset, start=first, block_rows=self.block_rows)
+
+    def parts(self, rows: int) -> Iterator[Chunk]:
+        """Yield the rows in runs of ``rows``, as views."""
+        end = self.start + len(self)
+        for first in range(self.start, end, rows):
+            yield self.part(first, min(first + rows, end))
 
     def blocks(self) -> Iterator[Block]:
         """Yield the micro-blocks in row order; narrower storage becomes float64 here, in cache."""
@@ -116,14 +166,6 @@ class Chunk:
                 None if self.offset is None else self.offset[cut],
                 self.start + i,
             )
-
-    def subtotals(self, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
-        """Return the maximal complete sub-trees of ``kernel(block, *args)`` over this chunk's micro-blocks."""
-        nodes: list[Node] = []
-        with one_blas_thread():
-            for block in self.blocks():
-                push(nodes, (0, block.start // self.block_rows, kernel(block, *args)))
-        return nodes
 
 
 def _cut(X: Any, rows: slice) -> Any:

@@ -1,8 +1,12 @@
 """The planner: from sizes to a plan, with its reasons in words. A pure function; it touches no data and no cluster.
 
 Three sizes are kept apart. A *micro-block* is the unit of arithmetic and of the bits; a *local problem* is the range of
-rows that ADMM solves by itself; a *chunk* is what is stored and what one task works on. The first two are functions of
-rows, columns and dtype alone, so the answer does not depend on the cluster; chunks are whole local problems.
+rows that ADMM solves by itself; a *chunk* is what is stored, and a task works on several. The first two are functions
+of rows, columns and dtype alone, so the answer does not depend on the cluster; chunks are whole local problems.
+
+Rows are held in one of three ways. In *memory*, where they take up to 0.6 of it. Else as a *stream*, made anew in every
+pass, where they are generated: that is faster than a disk. Rows of files go to the workers' own *disks* once, where
+there is room, for they are read back several times faster than the files are decoded; else they are a stream as well.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ _FEWEST_PROBLEMS, _FEWEST_WIDE = 64, 16
 _NARROW = 256  # columns up to which 64 Gram matrices are a small message
 _CHUNKS_A_THREAD = 16  # of generated rows: their shares differ by one part in 16 at most
 _MEMORY_SHARE = 0.6
+_DISK_SHARE = 0.8  # of what is free
 
 
 def _count(number: int, thing: str) -> str:
@@ -57,6 +62,11 @@ class Plan:
     memory: int
     reasons: tuple[str, ...]
 
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes where it is held."""
+        return self.bytes // self.rows
+
     def ranges(self) -> list[tuple[int, int]]:
         """Return the (first, last + 1) global rows of every chunk."""
         cuts = range(0, self.rows, self.chunk_rows)
@@ -72,9 +82,11 @@ def plan(
     rows: int,
     columns: int,
     dtype: str = "float64",
+    storage: str = "auto",
     workers: int = 1,
     threads: int = 1,
     memory: int = 0,
+    disk: int = 0,
     chunk_rows: int | None = None,
     extra_columns: int = 1,
     data: str | None = None,
@@ -82,13 +94,13 @@ def plan(
     """Return the plan for ``rows`` x ``columns`` (the intercept's column counted) on ``workers`` of ``memory`` bytes.
 
     ``threads`` counts those of all workers together; ``memory`` is each worker's limit in bytes, 0 where there is none;
-    ``extra_columns`` are the target, weights and offset, 8 bytes each; ``data`` names what was asked for where rows are
-    not generated.
+    ``disk`` are the bytes that are free on all of their local disks together; ``extra_columns`` are the target, weights
+    and offset, 8 bytes each; ``data`` names what was asked for where rows are not generated.
 
     Raises
     ------
     UsageError
-        The rows do not fit into the workers' memory.
+        The rows do not fit where they are to be held.
     """
     itemsize = {"float64": 8, "float32": 4}[dtype]
     row_bytes = columns * itemsize + 8 * extra_columns
@@ -96,28 +108,22 @@ def plan(
     m = block_rows(columns, itemsize)
     local = local_problem_rows(rows, columns, itemsize)
     reasons = [f"micro-blocks of {m} rows: {format_size(m * columns * itemsize)} stay in cache"]
-    available = workers * memory
-    if memory and total > _MEMORY_SHARE * available:
-        needed = int(-(-total // (_MEMORY_SHARE * memory)))
-        raise UsageError(
-            "--rows" if data is None else "--data",
-            f"{rows:.6g}" if data is None else data,
-            f"{format_size(total)} of rows, {format_size(available)} of memory on {workers} workers: "
-            f"use {needed} such workers, or at most {int(_MEMORY_SHARE * available / row_bytes)} rows",
-        )
-    if memory:
-        reasons.append(
-            f"in memory: {format_size(total)}, {total / available:.0%} of the workers' {format_size(available)}"
-        )
+    room = _Room(total, workers, memory, disk, generated=data is None)
+    held = room.choose() if storage == "auto" else storage
+    room.refuse(held)
+    reasons.append(room.reason(held, asked=storage != "auto"))
+    threads = max(threads, 1)
     if chunk_rows is None:
         size = local
         # Files are read in few large pieces, because a row group that is cut is decoded twice.
-        fewest = max(threads, 1) * (_CHUNKS_A_THREAD if data is None else 2)
-        while size * 2 * fewest <= rows and size * 2 * row_bytes <= 4 * _PROBLEM_BYTES:
+        fewest = threads * (_CHUNKS_A_THREAD if data is None else 2)
+        largest = rows if held == "stream" else 4 * _PROBLEM_BYTES // row_bytes
+        while size * 2 * fewest <= rows and size * 2 <= largest:
             size *= 2
         number = _count(-(-rows // size), "chunk")
-        held = format_size(size * row_bytes)
-        reasons.append(f"chunks of {size} rows: {held}, {number} on {_count(threads, 'thread')}")
+        reasons.append(
+            f"chunks of {size} rows: {format_size(size * row_bytes)}, {number} on {_count(threads, 'thread')}"
+        )
     else:
         size = -(-chunk_rows // local) * local
         if size != chunk_rows and size < rows:
@@ -134,7 +140,7 @@ def plan(
     )
     return Plan(
         solver=solver,
-        storage="memory",
+        storage=held,
         rows=rows,
         columns=columns,
         dtype=dtype,
@@ -145,10 +151,62 @@ def plan(
         chunk_rows=size,
         chunks=chunks,
         bytes=total,
-        bytes_per_worker=-(-chunks // workers) * min(size, rows) * row_bytes,
-        tasks_per_pass=min(chunks, max(threads, 1)),
+        bytes_per_worker=0 if held == "stream" else -(-chunks // workers) * min(size, rows) * row_bytes,
+        tasks_per_pass=min(chunks, threads),
         workers=workers,
         threads=threads,
         memory=memory,
         reasons=tuple(reasons),
     )
+
+
+@dataclass(frozen=True)
+class _Room:
+    """``total`` bytes of rows, and where they could be held; bytes."""
+
+    total: int
+    workers: int
+    memory: int
+    disk: int
+    generated: bool
+
+    def in_memory(self) -> bool:
+        return not self.memory or self.total <= _MEMORY_SHARE * self.workers * self.memory
+
+    def on_disk(self) -> bool:
+        return self.total <= _DISK_SHARE * self.disk
+
+    def choose(self) -> str:
+        if self.in_memory():
+            return "memory"
+        return "disk" if not self.generated and self.on_disk() else "stream"
+
+    def refuse(self, storage: str) -> None:
+        what = f"{format_size(self.total)} of rows, "
+        if storage == "memory" and not self.in_memory():
+            needed = int(-(-self.total // (_MEMORY_SHARE * self.memory)))
+            there = f"{format_size(self.workers * self.memory)} of memory on {_count(self.workers, 'worker')}"
+            raise UsageError("--storage", storage, f"{what}{there}: use --storage stream or disk, or {needed} workers")
+        if storage == "disk" and not self.on_disk():
+            there = f"{format_size(self.disk)} free on the workers' disks"
+            raise UsageError(
+                "--storage",
+                storage,
+                f"{what}{there}, of which {format_size(self.total / _DISK_SHARE)} are needed: use --storage stream",
+            )
+
+    def reason(self, storage: str, asked: bool) -> str:
+        """Return why the rows are held there."""
+        rows, available = format_size(self.total), format_size(self.workers * self.memory)
+        if storage == "memory":
+            share = (
+                f": {self.total / self.workers / self.memory:.0%} of the workers' {available}" if self.memory else ""
+            )
+            return f"in memory: {rows}{share}"
+        words = {
+            "stream": "as a stream: made anew in every pass" if self.generated else "as a stream: read in every pass",
+            "disk": f"on disk: {format_size(self.disk)} are free on the workers' disks",
+        }[storage]
+        if asked:
+            return f"{words}, as asked"
+        return f"note: {rows} of rows are more than {_MEMORY_SHARE} of the workers' {available} of memory: {words}"

@@ -7,7 +7,8 @@ kernel or a loader raises itself is bad data or a bug, and is not tried again.
 
 A pass is one task a worker thread, over all the chunks that lie with it: what the scheduler does for a pass does not
 grow with the number of chunks. When a task has run elsewhere than its chunks lay, or a round had to be tried again,
-the chunks are asked for their places anew.
+the chunks are asked for their places anew. When workers have come or gone, each takes its share (placement.py): Dask by
+itself gives no rows to those that come, and its ``rebalance`` moves none unless its scheduler was started for that.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clusterglm.data.chunk import Chunk, Kernel
+from clusterglm.data.chunk import Held, Kernel, subtotals
 from clusterglm.data.chunks import Plan
+from clusterglm.data.placement import place
 from clusterglm.data.rows import Step, each_in
 from clusterglm.data.tree import Node, first_block, fold, push
 from clusterglm.errors import ClusterError
@@ -34,7 +36,7 @@ _GLANCE = 2.0  # seconds between looks at a round that goes on
 _ROUND_LIMIT = 150.0  # seconds without any task finishing: above twice the worker-ttl of 60 s
 _round_number = itertools.count()
 
-Make = Callable[["Client", Sequence[int], int], "list[Future]"]
+Make = Callable[["Client", Sequence[int], int, Sequence[str] | None], "list[Future]"]
 
 
 class Share(NamedTuple):
@@ -52,7 +54,8 @@ class DaskRows:
     client : Client
         The cluster.
     make : callable
-        ``make(client, indices, generation)`` submits the chunks of these indices and returns their futures.
+        ``make(client, indices, generation, workers)`` submits the chunks of these indices, each for the worker that is
+        wished for it, and returns their futures.
     plan : Plan
         Sizes of chunks and local problems.
     locate : callable
@@ -82,10 +85,14 @@ class DaskRows:
         self.troubles: list[str] = []
         self.chunks: list[Future] = []
         self._shares: list[Share] = []
+        self._threads: dict[str, int] = {}
+        self._looked = 0.0
 
     def load(self) -> DaskRows:
         """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
-        self.chunks = self.make(self.client, range(self.plan.chunks), 0)
+        self._threads, self._looked = self._workers(), time.monotonic()
+        homes = place([None] * self.plan.chunks, self._threads) if self._threads else None
+        self.chunks = self.make(self.client, range(self.plan.chunks), 0, homes)
         self.tasks += len(self.chunks)
         self._shares = [Share("", (i,)) for i in range(len(self.chunks))]
         self._round(_lengths)
@@ -121,14 +128,16 @@ class DaskRows:
         for attempt in range(_ATTEMPTS):
             futures: list[Future] = []
             try:
+                self._settle()
                 shares = self._shares = self._shares or self._share_out()
                 prefix = f"{function.__name__.strip('_')}-{next(_round_number)}-{time.time_ns():x}"
                 keys = [f"{prefix}-{i}" for i in range(len(shares))]
                 chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
                 items = [None if of_chunk is None else [of_chunk[i] for i in share.chunks] for share in shares]
-                futures = self.client.map(
-                    _on_share, chunks, items, function=function, words=words, key=keys, pure=False
-                )
+                # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
+                homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
+                work = list(zip(chunks, items, strict=True))
+                futures = map_where(self.client, _on_share, work, keys, homes, call=function, words=words)
                 self.tasks += len(futures)
                 self._barrier(futures)
                 found = self.client.gather(futures)
@@ -140,17 +149,44 @@ class DaskRows:
                 self._recover(futures, error, attempt)
         raise ClusterError("cluster", self.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}")
 
+    def _workers(self) -> dict[str, int]:
+        """Return the threads of every worker, by address."""
+        found = self.client.scheduler_info(n_workers=-1).get("workers", {})  # a scheduler that is gone tells nothing
+        return {address: worker["nthreads"] for address, worker in found.items()}
+
+    def _holders(self) -> list[str | None]:
+        """Return where every chunk lies; None for nowhere."""
+        held = self.client.who_has(self.chunks)
+        return [min(held.get(chunk.key, ()), default=None) for chunk in self.chunks]
+
+    def _settle(self) -> None:
+        """Give every worker its share of the chunks, where workers have come or gone since this was last asked."""
+        if time.monotonic() - self._looked < _GLANCE:
+            return
+        self._looked = time.monotonic()
+        if not (threads := self._workers()) or threads == self._threads:
+            return
+        self._threads, self._shares = threads, []
+        holders = self._holders()
+        homes = place(holders, threads)
+        self._make_again([i for i, home in enumerate(homes) if home != holders[i]], homes)
+
+    def _make_again(self, indices: list[int], homes: Sequence[str] | None) -> None:
+        """Replace these chunks by new ones, made where ``homes`` has a worker for every chunk."""
+        self.generation += 1
+        wished = None if homes is None else [homes[i] for i in indices]
+        for i, chunk in zip(indices, self.make(self.client, indices, self.generation, wished), strict=True):
+            self.chunks[i] = chunk
+        self.tasks += len(indices)
+
     def _share_out(self) -> list[Share]:
         """Return the chunks of every worker thread, neighbours together; a chunk that is nowhere is one by itself."""
-        found = self.client.scheduler_info(n_workers=-1).get("workers", {})  # a scheduler that is gone tells nothing
-        threads = {address: worker["nthreads"] for address, worker in found.items()}
-        held = self.client.who_has(self.chunks)
+        threads = self._workers()
         of_worker: dict[str, list[int]] = {}
         shares = []
-        for i, chunk in enumerate(self.chunks):
-            places = sorted(held.get(chunk.key, ()))
-            if places and places[0] in threads:
-                of_worker.setdefault(places[0], []).append(i)
+        for i, holder in enumerate(self._holders()):
+            if holder in threads:
+                of_worker.setdefault(holder, []).append(i)
             else:
                 shares.append(Share("", (i,)))
         for address, chunks in of_worker.items():
@@ -200,9 +236,10 @@ class DaskRows:
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             lost = [i for i, chunk in enumerate(self.chunks) if chunk.status != "finished"]
         if lost:
-            self.generation += 1
-            for i, chunk in zip(lost, self.make(self.client, lost, self.generation), strict=True):
-                self.chunks[i] = chunk
+            threads, holders = self._workers(), self._holders()
+            for i in lost:
+                holders[i] = None
+            self._make_again(lost, place(holders, threads) if threads else None)
         if self.ask_for is not None and len(self.client.scheduler_info(n_workers=-1)["workers"]) < self.plan.workers:
             self.ask_for(self.plan.workers)
 
@@ -239,28 +276,28 @@ def _raise_own_error(futures: list[Future], error: BaseException) -> None:
 
 
 def _on_share(
-    chunks: list[Chunk], items: list[Any] | None, function: Callable[..., Any], words: dict[str, Any]
+    work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], words: dict[str, Any]
 ) -> tuple[str, Any]:
-    """Return where this runs, and what ``function`` makes of the chunks."""
+    """Return where this runs, and what ``call`` makes of the chunks and their items."""
     from distributed import get_worker
 
-    return get_worker().address, function(chunks, items, **words)
+    return get_worker().address, call(*work, **words)
 
 
-def _lengths(chunks: list[Chunk], _: None) -> list[int]:
+def _lengths(chunks: list[Held], _: None) -> list[int]:
     return [len(chunk) for chunk in chunks]
 
 
-def _subtotals(chunks: list[Chunk], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
+def _subtotals(chunks: list[Held], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
     nodes: list[Node] = []
     for chunk in chunks:
-        for node in chunk.subtotals(kernel, args):
+        for node in subtotals(chunk, kernel, args):
             push(nodes, node)
     return nodes
 
 
 def _each(
-    chunks: list[Chunk], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
+    chunks: list[Held], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
 ) -> list[tuple[int, tuple[list[Any], int]]]:
     """Return (first row, (results, reads)) of every chunk."""
     return [
@@ -268,25 +305,25 @@ def _each(
     ]
 
 
-def spread_evenly(
-    client: Client, function: Callable[..., Any], items: Sequence[Any], keys: Sequence[str], **words: Any
+def map_where(
+    client: Client,
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    keys: Sequence[str],
+    workers: Sequence[str] | None,
+    **words: Any,
 ) -> list[Future]:
-    """Map ``function`` over ``items``, neighbours together and every worker its share, as a wish and not a pin."""
-    info = client.scheduler_info(n_workers=-1)["workers"]
-    seats = [address for address in sorted(info) for _ in range(info[address]["nthreads"])]
-    if not seats:
+    """Map ``function`` over ``items``, each on the worker that is wished for it ("" for any), a wish and not a pin."""
+    if workers is None:
         return client.map(function, items, key=list(keys), pure=False, **words)  # type: ignore[no-any-return]
-    futures: list[Future] = []
-    for s, address in enumerate(seats):
-        low, high = s * len(items) // len(seats), (s + 1) * len(items) // len(seats)
-        if high > low:
-            futures += client.map(
-                function,
-                items[low:high],
-                key=list(keys[low:high]),
-                pure=False,
-                workers=[address],
-                allow_other_workers=True,
-                **words,
-            )
-    return futures
+    of_worker: dict[str, list[int]] = {}
+    for i, address in enumerate(workers):
+        of_worker.setdefault(address, []).append(i)
+    futures: dict[int, Future] = {}
+    for address, indices in of_worker.items():
+        # A map a worker, never a submit an item: each call costs the scheduler more than a millisecond.
+        wish = {"workers": [address], "allow_other_workers": True} if address else {}
+        own = [items[i] for i in indices]
+        made = client.map(function, own, key=[keys[i] for i in indices], pure=False, **wish, **words)
+        futures.update(zip(indices, made, strict=True))
+    return [futures[i] for i in range(len(items))]

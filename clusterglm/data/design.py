@@ -35,6 +35,11 @@ class Design:
             vector[self.filled : stop] = to_numpy(batch.column(name))
         self.filled = stop
 
+    def take(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the rows written so far, ``X`` and ``vectors``, and begin anew in the same memory."""
+        n, self.filled = self.filled, 0
+        return self.X[:n], {name: vector[:n] for name, vector in self.vectors.items()}
+
 
 def to_numpy(column: pa.Array) -> np.ndarray:
     """Return a numeric column as an array that numpy casts to float64: exact but for integers above 2^53."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.sparse import csr_array, hstack, issparse
 
-from clusterglm.data.chunk import Chunk, Kernel, block_rows, one_blas_thread
+from clusterglm.data.chunk import Chunk, Held, Kernel, block_rows, one_blas_thread, subtotals
 from clusterglm.data.chunks import local_problem_rows
 from clusterglm.data.tree import fold
 from clusterglm.errors import DataError, unknown
@@ -47,12 +47,12 @@ class Rows(Protocol):
 
 
 class LocalRows:
-    """Rows held as one chunk in this process.
+    """Rows that this process holds.
 
     Parameters
     ----------
-    chunk : Chunk
-        The rows.
+    chunk : Held
+        The rows: one chunk in memory, or any other way to hold them.
     problem_rows : int, optional
         Rows of a local problem; the whole chunk where it is left out.
     locate : callable, optional
@@ -63,13 +63,13 @@ class LocalRows:
 
     def __init__(
         self,
-        chunk: Chunk,
+        chunk: Held,
         problem_rows: int | None = None,
         locate: Callable[[int], str] = "row {}".format,
         intercept: bool = False,
     ) -> None:
         self.chunk, self.locate, self.intercept = chunk, locate, intercept
-        self.rows, self.columns = chunk.X.shape
+        self.rows, self.columns = len(chunk), chunk.columns
         self.problem_rows = problem_rows or max(self.rows, 1)
         self.nbytes = chunk.nbytes
         self.reads = 0
@@ -80,21 +80,19 @@ class LocalRows:
 
     def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
         self.reads += 1
-        return fold(self.chunk.subtotals(kernel, args))
+        return fold(subtotals(self.chunk, kernel, args))
 
     def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         return each_in(self.chunk, step, states, args, self.problem_rows)
 
 
 def each_in(
-    chunk: Chunk, step: Step, states: Sequence[Any], args: tuple[Any, ...], problem_rows: int
+    held: Held, step: Step, states: Sequence[Any], args: tuple[Any, ...], problem_rows: int
 ) -> tuple[list[Any], int]:
-    """Call ``step`` for the local problems of one chunk; ``chunk.start`` is a multiple of ``problem_rows``."""
+    """Call ``step`` for the local problems of one chunk; ``held.start`` is a multiple of ``problem_rows``."""
     results, reads = [], 0
-    for i, state in enumerate(states):
-        first = chunk.start + i * problem_rows
-        last = min(first + problem_rows, chunk.start + len(chunk))
-        rows = LocalRows(chunk.part(first, last))
+    for part, state in zip(held.parts(problem_rows), states, strict=True):
+        rows = LocalRows(part)
         with one_blas_thread():
             results.append(step(rows, state, *args))
         reads = max(reads, rows.reads)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import re
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +19,18 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from clusterglm.data.chunk import Chunk, block_rows
+from clusterglm.data.chunk import Chunk, Held, block_rows
 from clusterglm.data.chunks import Plan, local_problem_rows
 from clusterglm.data.columns import Look, Roles, Schema, choose, same
-from clusterglm.data.dask_rows import Make, retried, spread_evenly
+from clusterglm.data.dask_rows import Make, map_where, retried
+from clusterglm.data.disk import OnDisk
 from clusterglm.data.files import DataFile, find, unchanged
 from clusterglm.data.rows import LocalRows
+from clusterglm.data.stream import Stream
 from clusterglm.errors import ClusterError, DataError, UsageError, quoted
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from distributed import Client, Future
 
 _MOST_NAMED = 3
@@ -65,8 +70,16 @@ class Source(Protocol):
     def part(self, bounds: tuple[int, int]) -> Source:
         """Return this source with no more state than the rows ``bounds[0]`` to ``bounds[1] - 1`` need."""
 
+    @property
+    def random_access(self) -> bool:
+        """See ``stream.Origin``, as for ``windows``."""
+
+    def windows(
+        self, bounds: tuple[int, int], rows: int, block_rows: int, dtype: str = "float64", intercept: bool = False
+    ) -> Iterator[Chunk]: ...
+
     def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
-        """Return the global rows ``bounds[0]`` to ``bounds[1] - 1``, the same whoever makes them."""
+        """Return the global rows ``bounds[0]`` to ``bounds[1] - 1``."""
 
     def locate(self, row: int) -> str:
         """Return where a global row came from, in words."""
@@ -119,6 +132,7 @@ class FileSource:
     """
 
     truth = None
+    random_access = False
 
     def __init__(self, url: str, path: Path, roles: Roles) -> None:
         self.url, self.path, self.roles = url, path, roles
@@ -203,8 +217,10 @@ class FileSource:
             part.files.append(replace(file, pieces=pieces))
         return part
 
-    def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
-        """Return the rows from ``bounds[0]`` to ``bounds[1] - 1``.
+    def windows(
+        self, bounds: tuple[int, int], rows: int, block_rows: int, dtype: str = "float64", intercept: bool = False
+    ) -> Iterator[Chunk]:
+        """Yield the rows from ``bounds[0]`` to ``bounds[1] - 1`` in chunks of ``rows``.
 
         Raises
         ------
@@ -216,7 +232,25 @@ class FileSource:
         from clusterglm.data.design import Design
 
         first, last = bounds
-        design = Design(last - first, self.names, list(self.roles.others.values()), dtype, intercept)
+        design = Design(min(rows, last - first), self.names, list(self.roles.others.values()), dtype, intercept)
+        for batch in self._batches(bounds):
+            done = 0
+            while done < len(batch):
+                wanted = min(rows, last - first) - design.filled
+                design.append(batch.slice(done, wanted))
+                done += wanted
+                if design.filled == min(rows, last - first):
+                    X, vectors = design.take()
+                    y, weights, offset = (
+                        None if name is None else vectors[name]
+                        for name in (self.roles.target, self.roles.weights, self.roles.offset)
+                    )
+                    yield Chunk(X, y, weights, offset, start=first, block_rows=block_rows)  # type: ignore[arg-type]
+                    first += len(X)
+
+    def _batches(self, bounds: tuple[int, int]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows from ``bounds[0]`` to ``bounds[1] - 1`` as the files hold them."""
+        first, last = bounds
         for file in self.part(bounds).files:
             with unchanged(file):
                 row = file.first + file.pieces[0].first
@@ -224,17 +258,17 @@ class FileSource:
                 for batch in self._reader.batches(file, self.kinds):
                     low, high = max(first - row, 0), min(end - row, len(batch))
                     if high > low:
-                        design.append(batch.slice(low, high - low))
+                        yield batch.slice(low, high - low)
                     row += len(batch)
                     if row >= end:
                         break
-                if design.filled != end - first:
+                else:
                     raise DataError(quoted(file.name), None, "holds other rows than its footer says: write it again")
-        y, weights, offset = (
-            None if name is None else design.vectors[name]
-            for name in (self.roles.target, self.roles.weights, self.roles.offset)
-        )
-        return Chunk(design.X, y, weights, offset, start=first, block_rows=block_rows)  # type: ignore[arg-type]
+
+    def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
+        """Return the rows from ``bounds[0]`` to ``bounds[1] - 1``. Raises what ``windows`` raises."""
+        [chunk] = self.windows(bounds, bounds[1] - bounds[0], block_rows, dtype, intercept)
+        return chunk
 
     def locate(self, row: int) -> str:
         """Return the file and, counted from 1, the row (parquet) or the line (csv, whose first is the header)."""
@@ -266,19 +300,23 @@ def _run(client: Client | None, function: Callable[[Any], Any], items: Sequence[
 def recipe(source: Source, plan: Plan, intercept: bool) -> Make:
     """Return how the workers make the chunks of ``plan``: tasks that hold a range of rows and where they come from."""
     ranges = plan.ranges()
+    layout = [source.fingerprint(), plan.columns, plan.dtype, plan.chunk_rows, intercept]
+    key = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:24]
 
-    def make(client: Client, indices: Sequence[int], generation: int) -> list[Future]:
+    def make(client: Client, indices: Sequence[int], generation: int, workers: Sequence[str] | None) -> list[Future]:
         keys = [f"chunk-{generation}-{i}-{time.time_ns():x}" for i in indices]
-        items = [(source.part(ranges[i]), ranges[i]) for i in indices]
-        words = {"block_rows": plan.block_rows, "dtype": plan.dtype, "intercept": intercept}
-        return spread_evenly(client, _chunk, items, keys, **words)
+        streams = [Stream.of(source.part(ranges[i]), ranges[i], plan, intercept) for i in indices]
+        return map_where(client, _hold, streams, keys, workers, storage=plan.storage, rows_key=key)
 
     return make
 
 
-def _chunk(item: tuple[Source, tuple[int, int]], **words: Any) -> Chunk:
-    source, bounds = item
-    return source.chunk(bounds, **words)
+def _hold(stream: Stream, storage: str, rows_key: str) -> Held:
+    if storage == "memory":
+        return stream.in_memory()
+    if storage == "stream":
+        return stream
+    return OnDisk(stream, rows_key, stream.start, stream.stop).write()
 
 
 def local_rows(source: Source, intercept: bool = False, dtype: str = "float64") -> LocalRows:

@@ -3,15 +3,19 @@
 X is uniform on [0, 1), the generating coefficients are ``(RandomState(seed).random_sample(p) - 0.5) * 3``, and the
 target is drawn from the family at eta = X beta. Rows are made in blocks of 8,192 *global* rows, each from a bit
 generator seeded by (seed, block), so the same seed gives the same rows under any chunking and on any machine.
+
+SFC64 is the fastest of NumPy's bit generators that pass the usual tests, and a pass over streamed rows is mostly
+its time: 1.8 ns a number on the machines where it was measured, two thirds of a row with its target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import expit
 
 from clusterglm.data.chunk import _GENERATOR_ROWS, Chunk
 from clusterglm.data.chunks import Plan
@@ -37,7 +41,9 @@ class Synthetic:
     def names(self) -> list[str]:
         return [f"x{j}" for j in range(self.columns)]
 
-    @property
+    random_access = True
+
+    @cached_property
     def truth(self) -> np.ndarray:
         """The generating coefficients, (columns,) float64."""
         # RandomState takes 32 bits; larger seeds go in as a pair of words.
@@ -58,16 +64,18 @@ class Synthetic:
     def fingerprint(self) -> dict[str, Any]:
         return {"source": "synthetic"} | asdict(self)
 
-    def block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return X (8192, columns) and y (8192,) of generator block ``index``."""
+    def block(self, index: int, X: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return X (8192, columns) and y (8192,) of generator block ``index``, written into ``X`` where it is given."""
         random = np.random.Generator(np.random.SFC64(np.random.SeedSequence((self.seed, index))))
-        X = random.random((_GENERATOR_ROWS, self.columns))
+        X = random.random(out=np.empty((_GENERATOR_ROWS, self.columns)) if X is None else X)
         eta = X @ self.truth
         if self.family == "gaussian":
             return X, eta + random.standard_normal(_GENERATOR_ROWS)
         if self.family == "poisson":
             return X, random.poisson(np.exp(eta)).astype(np.float64)
-        return X, (random.random(_GENERATOR_ROWS) < expit(eta)).astype(np.float64)
+        # u < 1 / (1 + exp(-eta)), without the division
+        odds = np.exp(np.negative(eta, out=eta), out=eta)
+        return X, (random.random(_GENERATOR_ROWS) * (odds + 1.0) < 1.0).astype(np.float64)
 
     def make(self, plan: Plan, intercept: bool) -> Make:
         return recipe(self, plan, intercept)
@@ -78,17 +86,32 @@ class Synthetic:
     def locate(self, row: int) -> str:
         return f"row {row}"
 
-    def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
-        """Return the chunk of global rows ``bounds[0]`` to ``bounds[1] - 1``."""
+    def windows(
+        self, bounds: tuple[int, int], rows: int, block_rows: int, dtype: str = "float64", intercept: bool = False
+    ) -> Iterator[Chunk]:
+        """Yield the global rows ``bounds[0]`` to ``bounds[1] - 1`` in chunks of ``rows``."""
         first, last = bounds
-        X = np.empty((last - first, self.columns + intercept), dtype=dtype)
-        y = np.empty(last - first)
+        X = np.empty((min(rows, last - first), self.columns + intercept), dtype=dtype)
+        y = np.empty(len(X))
         if intercept:
             X[:, 0] = 1.0
-        for index in range(first // _GENERATOR_ROWS, -(-last // _GENERATOR_ROWS)):
-            here = index * _GENERATOR_ROWS
-            low, high = max(first, here), min(last, here + _GENERATOR_ROWS)
-            block_X, block_y = self.block(index)
-            X[low - first : high - first, intercept:] = block_X[low - here : high - here]
-            y[low - first : high - first] = block_y[low - here : high - here]
-        return Chunk(X, y, start=first, block_rows=block_rows)
+        made, buffer, target = -1, np.empty((0, 0)), y
+        for start in range(first, last, rows):
+            stop = min(start + rows, last)
+            for index in range(start // _GENERATOR_ROWS, -(-stop // _GENERATOR_ROWS)):
+                here = index * _GENERATOR_ROWS
+                low, high = max(start, here), min(stop, here + _GENERATOR_ROWS)
+                ours, theirs = slice(low - start, high - start), slice(low - here, high - here)
+                if high - low == _GENERATOR_ROWS and X.dtype == np.float64 and not intercept:
+                    y[ours] = self.block(index, X[ours])[1]
+                    continue
+                if index != made:
+                    buffer, target = self.block(index, buffer if len(buffer) else None)
+                    made = index
+                X[ours, intercept:], y[ours] = buffer[theirs], target[theirs]
+            yield Chunk(X[: stop - start], y[: stop - start], start=start, block_rows=block_rows)
+
+    def chunk(self, bounds: tuple[int, int], block_rows: int, dtype: str = "float64", intercept: bool = False) -> Chunk:
+        """Return the global rows ``bounds[0]`` to ``bounds[1] - 1``."""
+        [chunk] = self.windows(bounds, bounds[1] - bounds[0], block_rows, dtype, intercept)
+        return chunk

@@ -41,12 +41,36 @@ def test_the_ranges_cover_every_row_once(rows: int, chunk_rows: int) -> None:
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
 
 
+BIG = {"solver": "newton", "rows": 8 * 10**8, "columns": 15}
+
+
 def test_rows_that_do_not_fit_are_refused_with_the_numbers() -> None:
     with pytest.raises(UsageError) as caught:
-        plan(solver="newton", rows=8 * 10**8, columns=15, workers=2, memory=4 * 10**9)
-    for figure in ("102.4 GB", "8.0 GB", "2 workers", "43 such workers", "37500000 rows"):
+        plan(**BIG, storage="memory", workers=2, memory=4 * 10**9)
+    for figure in ("--storage", "102.4 GB", "8.0 GB", "2 workers", "stream or disk, or 43 workers"):
         assert figure in str(caught.value)
-    assert plan(solver="newton", rows=37_500_000, columns=15, workers=2, memory=4 * 10**9).bytes <= 0.6 * 8 * 10**9
+    with pytest.raises(UsageError, match=r"102.4 GB of rows, 100.0 GB free .* 128.0 GB are needed: use --storage str"):
+        plan(**BIG, storage="disk", workers=2, memory=4 * 10**9, disk=100 * 10**9)
+    most = plan(solver="newton", rows=37_500_000, columns=15, storage="memory", workers=2, memory=4 * 10**9)
+    assert most.bytes <= 0.6 * 8 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "data", "storage"),
+    [
+        (0, 0, None, "memory"),  # no limit is no reason to leave memory
+        (86 * 10**9, 0, None, "memory"),
+        (85 * 10**9, 10**12, None, "stream"),
+        (85 * 10**9, 128 * 10**9, "x.parquet", "disk"),
+        (85 * 10**9, 127 * 10**9, "x.parquet", "stream"),
+    ],
+)
+def test_where_rows_are_held_follows_from_what_is_there(memory: int, disk: int, data: str | None, storage: str) -> None:
+    made = plan(**BIG, workers=2, threads=2, memory=memory, disk=disk, data=data)
+    assert made.storage == storage
+    assert any(reason.startswith("note: 102.4 GB of rows") for reason in made.reasons) == (storage != "memory")
+    assert made.row_bytes == 128
+    assert (made.bytes_per_worker == 0) == (storage == "stream")
 
 
 def test_extra_columns_count() -> None:

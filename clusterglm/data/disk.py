@@ -1,0 +1,262 @@
+"""Rows that a worker has written to its local disk once, and reads in every pass.
+
+A file holds one chunk: a header of 4,096 bytes, then window after window of the rows exactly as the kernels want them
+(``X`` row by row in its storage dtype, then ``y``, ``weights`` and ``offset`` as float64, each at a multiple of 4,096
+bytes, so that it can be mapped into memory), then a checksum of every window. It is read with ordinary reads into one
+buffer while the kernel is told to fetch what follows: a page fault at a time, as through a map, takes longer.
+
+The files lie in the worker's own directory, which Dask removes with the worker, under a name that says which rows they
+hold. The next fit of the same rows finds them there; rows of others go when the disk is full. A file that is missing,
+cut short or damaged is written again from its recipe, so a chunk may move to any other worker.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clusterglm.data.chunk import Block, Chunk
+from clusterglm.data.stream import Stream
+from clusterglm.errors import ClusterError
+from clusterglm.units import format_size
+
+_PAGE = 4096
+_AHEAD_BYTES = 32 * 2**20
+_FOLDER = "clusterglm-rows"
+_LAYOUT = 1
+
+
+class _Damaged(Exception):
+    """The file does not hold what it should."""
+
+
+def scratch() -> Path:
+    """Return the directory of this worker, which ends with it."""
+    from distributed import get_worker
+
+    return Path(get_worker().local_directory) / _FOLDER
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """The rows of ``stream``, in a file of the folder ``key`` on whatever worker this is asked.
+
+    ``first`` and ``last`` are the global rows that are wanted of it, whole windows but for the end.
+    """
+
+    stream: Stream
+    key: str
+    first: int
+    last: int
+
+    def __sizeof__(self) -> int:
+        return 1024  # which Dask counts as the worker's memory: the rows are in none
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    @property
+    def start(self) -> int:
+        return self.first
+
+    @property
+    def block_rows(self) -> int:
+        return self.stream.block_rows
+
+    @property
+    def columns(self) -> int:
+        return self.stream.columns
+
+    @property
+    def dtype(self) -> str:
+        return self.stream.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.stream.nbytes * len(self) // len(self.stream)
+
+    @property
+    def path(self) -> Path:
+        return scratch() / self.key / f"{self.stream.start}-{self.stream.stop}.rows"
+
+    def write(self) -> OnDisk:
+        """Write the file, unless it is there already.
+
+        Raises
+        ------
+        ClusterError
+            The disk is full, or cannot be written.
+        """
+        path = self.path
+        if path.exists():
+            return self
+        temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_room(path.parent, self.stream.nbytes)
+            with temporary.open("xb") as file:
+                _write(file, self.stream)
+            temporary.replace(path)
+        except OSError as error:
+            cure = f"{format_size(self.stream.nbytes)} needed: make room, or set Dask's temporary-directory"
+            raise ClusterError(f"local disk ({path.parent})", (error.strerror or str(error)).lower(), cure) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return self
+
+    def blocks(self) -> Iterator[Block]:
+        for window in self._windows():
+            yield from window.blocks()
+
+    def parts(self, rows: int) -> Iterator[OnDisk]:
+        for first in range(self.first, self.last, rows):
+            yield replace(self, first=first, last=min(first + rows, self.last))
+
+    def _windows(self) -> Iterator[Chunk]:
+        """Yield the windows from the first to the last row that are wanted; what is damaged is written again once."""
+        size = self.stream.window_rows
+        wanted = range((self.first - self.stream.start) // size, -(-(self.last - self.stream.start) // size))
+        read = 0
+        for _ in range(2):
+            try:
+                with _File(self.write().path) as file:
+                    for window in file.windows(wanted[read:]):
+                        yield window
+                        read += 1
+                return
+            except _Damaged:
+                self.path.unlink(missing_ok=True)
+        cure = "it gives back other bytes than were written: use another disk"
+        raise ClusterError(f"local disk ({self.path.parent})", None, cure)
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Remove the rows of other data, the oldest first, as long as there is not enough space."""
+    others = [other for other in folder.parent.iterdir() if other != folder]
+    for other in sorted(others, key=lambda path: path.stat().st_mtime):
+        if shutil.disk_usage(folder).free > 2 * needed:
+            return
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def _write(file: Any, stream: Stream) -> None:
+    sums: list[int] = []
+    header: dict[str, Any] = {}
+    file.write(bytes(_PAGE))
+    for window in stream.windows(stream.window_rows):
+        arrays = (window.X, window.y, window.weights, window.offset)
+        data = b"".join(_padded(array) for array in arrays if array is not None)
+        file.write(data)
+        sums.append(_checksum(np.frombuffer(data, dtype=np.uint64)))
+        header = header or {
+            "layout": _LAYOUT,
+            "start": stream.start,
+            "rows": len(stream),
+            "columns": stream.columns,
+            "dtype": stream.dtype,
+            "block_rows": stream.block_rows,
+            "window_rows": stream.window_rows,
+            "weights": window.weights is not None,
+            "offset": window.offset is not None,
+        }
+    file.write(np.array(sums, dtype=np.uint32).tobytes())
+    file.seek(0)
+    file.write(json.dumps(header).encode().ljust(_PAGE))
+
+
+def _padded(array: np.ndarray) -> bytes:
+    data = np.ascontiguousarray(array).tobytes()
+    return data + bytes(-len(data) % _PAGE)
+
+
+def _checksum(words: np.ndarray) -> int:
+    """Return a CRC of the sums of every page's 512 words: it sees what a CRC of all bytes would see on a disk, in a
+    tenth of the time."""
+    return zlib.crc32(np.add.reduce(words.reshape(-1, _PAGE // 8), axis=1).tobytes())
+
+
+class _File:
+    """A file of rows, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise _Damaged from error
+
+    def __enter__(self) -> _File:
+        try:
+            self.header = json.loads(os.pread(self.fd, _PAGE, 0))
+            itemsize = np.dtype(self.header["dtype"]).itemsize
+            self.vectors = 1 + self.header["weights"] + self.header["offset"]
+            self.sizes = (itemsize * self.header["columns"], *[8] * self.vectors)
+            self.count = -(-self.header["rows"] // self.header["window_rows"])
+            end = self._at(self.count - 1) + self._bytes(self.count - 1)
+            self.sums = np.frombuffer(os.pread(self.fd, 4 * self.count, end), dtype=np.uint32)
+        except (ValueError, KeyError, TypeError) as error:
+            self.__exit__()
+            raise _Damaged from error
+        if len(self.sums) != self.count or self.header["layout"] != _LAYOUT:
+            self.__exit__()
+            raise _Damaged
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def _rows(self, k: int) -> int:
+        return int(min(self.header["window_rows"], self.header["rows"] - k * self.header["window_rows"]))
+
+    def _bytes(self, k: int) -> int:
+        return sum(-(-self._rows(k) * size // _PAGE) * _PAGE for size in self.sizes)
+
+    def _at(self, k: int) -> int:
+        return _PAGE + k * self._bytes(0)
+
+    def windows(self, wanted: range) -> Iterator[Chunk]:
+        """Yield these windows, in one buffer, while the disk reads ahead. Raises _Damaged."""
+        buffer = np.empty(self._bytes(0), dtype=np.uint8)
+        stop = self._at(wanted.stop - 1) + self._bytes(wanted.stop - 1) if wanted else 0
+        told = self._at(wanted.start)
+        for k in wanted:
+            at, size = self._at(k), self._bytes(k)
+            if told < min(at + _AHEAD_BYTES, stop):
+                told += self._fetch(told, min(at + 2 * _AHEAD_BYTES, stop))
+            data = buffer[:size]
+            if os.preadv(self.fd, [data.data], at) != size or _checksum(data.view(np.uint64)) != self.sums[k]:
+                raise _Damaged
+            yield self._chunk(k, data)
+
+    def _fetch(self, start: int, stop: int) -> int:
+        """Ask the system to read these bytes soon, and return their number."""
+        if hasattr(os, "posix_fadvise"):
+            try:
+                os.posix_fadvise(self.fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+        return stop - start
+
+    def _chunk(self, k: int, data: np.ndarray) -> Chunk:
+        rows, at, arrays = self._rows(k), 0, []
+        for size, dtype in zip(self.sizes, (self.header["dtype"], *["float64"] * self.vectors), strict=True):
+            arrays.append(data[at : at + rows * size].view(dtype))
+            at += -(-rows * size // _PAGE) * _PAGE
+        X, y, *rest = arrays
+        weights = rest.pop(0) if self.header["weights"] else None
+        offset = rest.pop(0) if self.header["offset"] else None
+        start = self.header["start"] + k * self.header["window_rows"]
+        block_rows = self.header["block_rows"]
+        return Chunk(X.reshape(rows, -1), y, weights, offset, start=start, block_rows=block_rows)
