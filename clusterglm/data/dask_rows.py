@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ATTEMPTS = 30
 _LONGEST_BACK_OFF = 2.0  # seconds
 _GLANCE = 2.0  # seconds between looks at a round that goes on
+_SETTLED = 2.0  # seconds between looks at who the workers are
+_MOVES = 5  # tries to spread the chunks evenly when workers have come or gone
 _ROUND_LIMIT = 150.0  # seconds without any task finishing: above twice the worker-ttl of 60 s
 _round_number = itertools.count()
 
@@ -85,13 +87,15 @@ class DaskRows:
         self.troubles: list[str] = []
         self.chunks: list[Future] = []
         self._shares: list[Share] = []
+        self._homes: list[str | None] = [None] * plan.chunks  # where each was last wished for
         self._threads: dict[str, int] = {}
-        self._looked = 0.0
+        self._looked, self._moves = 0.0, 0
 
     def load(self) -> DaskRows:
         """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
         self._threads, self._looked = self._workers(), time.monotonic()
-        homes = place([None] * self.plan.chunks, self._threads) if self._threads else None
+        homes = place(self._homes, self._threads) if self._threads else None
+        self._homes = list(homes or self._homes)
         self.chunks = self.make(self.client, range(self.plan.chunks), 0, homes)
         self.tasks += len(self.chunks)
         self._shares = [Share("", (i,)) for i in range(len(self.chunks))]
@@ -113,9 +117,8 @@ class DaskRows:
 
     def spread(self) -> dict[str, int]:
         """Return how many chunks lie on each worker, by address."""
-        held = self.client.who_has(self.chunks)
-        workers = Counter(dict.fromkeys(self.client.scheduler_info(n_workers=-1)["workers"], 0))
-        workers.update(address for places in held.values() for address in places)
+        workers = Counter(dict.fromkeys(self._workers(), 0))
+        workers.update(holder for holder in self._holders() if holder is not None)
         return dict(workers)
 
     def close(self) -> None:
@@ -155,28 +158,39 @@ class DaskRows:
         return {address: worker["nthreads"] for address, worker in found.items()}
 
     def _holders(self) -> list[str | None]:
-        """Return where every chunk lies; None for nowhere."""
+        """Return where every chunk lies, of several places the one that it was made for; None for nowhere."""
         held = self.client.who_has(self.chunks)
-        return [min(held.get(chunk.key, ()), default=None) for chunk in self.chunks]
+        places = [held.get(chunk.key, ()) for chunk in self.chunks]
+        return [
+            home if home in found else min(found, default=None) for home, found in zip(self._homes, places, strict=True)
+        ]
 
     def _settle(self) -> None:
-        """Give every worker its share of the chunks, where workers have come or gone since this was last asked."""
-        if time.monotonic() - self._looked < _GLANCE:
+        """Give every worker its share of the chunks, where workers have come or gone since this was last asked.
+
+        Dask takes where a chunk is to be made for a wish, so it is asked up to ``_MOVES`` times.
+        """
+        if time.monotonic() - self._looked < _SETTLED:
             return
-        self._looked = time.monotonic()
-        if not (threads := self._workers()) or threads == self._threads:
+        self._looked, threads = time.monotonic(), self._workers()
+        if threads and threads != self._threads:
+            self._threads, self._moves = threads, _MOVES
+        if not threads or not self._moves:
             return
-        self._threads, self._shares = threads, []
         holders = self._holders()
         homes = place(holders, threads)
-        self._make_again([i for i, home in enumerate(homes) if home != holders[i]], homes)
+        moved = [i for i, home in enumerate(homes) if home != holders[i]]
+        self._moves = self._moves - 1 if moved else 0
+        if moved:
+            self._shares = []
+            self._make_again(moved, homes)
 
     def _make_again(self, indices: list[int], homes: Sequence[str] | None) -> None:
         """Replace these chunks by new ones, made where ``homes`` has a worker for every chunk."""
         self.generation += 1
         wished = None if homes is None else [homes[i] for i in indices]
         for i, chunk in zip(indices, self.make(self.client, indices, self.generation, wished), strict=True):
-            self.chunks[i] = chunk
+            self.chunks[i], self._homes[i] = chunk, None if homes is None else homes[i]
         self.tasks += len(indices)
 
     def _share_out(self) -> list[Share]:

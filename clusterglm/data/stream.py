@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from clusterglm.data.chunk import Block, Chunk, Held
 
 if TYPE_CHECKING:
@@ -41,7 +39,10 @@ class Origin(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """The global rows ``start`` to ``stop - 1`` of ``origin``: ``columns`` in ``dtype``, the intercept's included."""
+    """The global rows ``start`` to ``stop - 1`` of ``origin``: ``columns`` in ``dtype``, the intercept's included.
+
+    ``window_rows`` are in cache at a time: a power of two of micro-blocks, and no more than a local problem.
+    """
 
     origin: Any
     start: int
@@ -50,13 +51,17 @@ class Stream:
     dtype: str
     intercept: bool
     block_rows: int
+    window_rows: int
     nbytes: int
 
     @classmethod
     def of(cls, origin: Any, bounds: tuple[int, int], plan: Plan, intercept: bool) -> Stream:
         """Return the rows of one chunk of a plan."""
+        size = plan.block_rows
+        while 2 * size <= plan.local_rows and 2 * size * plan.columns * plan.itemsize <= _WINDOW_BYTES:
+            size *= 2
         held = plan.row_bytes * (bounds[1] - bounds[0])
-        return cls(origin, *bounds, plan.columns, plan.dtype, intercept, plan.block_rows, held)
+        return cls(origin, *bounds, plan.columns, plan.dtype, intercept, plan.block_rows, size, held)
 
     def __sizeof__(self) -> int:
         return 1024  # which Dask counts as the worker's memory: the rows themselves take none
@@ -78,15 +83,6 @@ class Stream:
     def blocks(self) -> Iterator[Block]:
         for window in self.windows(self.window_rows):
             yield from window.blocks()
-
-    @property
-    def window_rows(self) -> int:
-        """The rows that are in cache at a time: a power of two of micro-blocks, so that local problems are whole
-        windows."""
-        rows, row_bytes = self.block_rows, self.columns * np.dtype(self.dtype).itemsize
-        while 2 * rows * row_bytes <= _WINDOW_BYTES:
-            rows *= 2
-        return rows
 
     def parts(self, rows: int) -> Iterator[Held]:
         if not self.origin.random_access:
