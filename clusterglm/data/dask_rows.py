@@ -158,7 +158,12 @@ class DaskRows:
         return {address: worker["nthreads"] for address, worker in found.items()}
 
     def _holders(self) -> list[str | None]:
-        """Return where every chunk lies, of several places the one that it was made for; None for nowhere."""
+        """Return where every chunk lies, of several places the one that it was made for; None for nowhere.
+
+        What is not in memory weighs nothing, and lies wherever its tasks are sent.
+        """
+        if self.plan.storage != "memory":
+            return [home if home in self._threads else None for home in self._homes]
         held = self.client.who_has(self.chunks)
         places = [held.get(chunk.key, ()) for chunk in self.chunks]
         return [
@@ -166,9 +171,9 @@ class DaskRows:
         ]
 
     def _settle(self) -> None:
-        """Give every worker its share of the chunks, where workers have come or gone since this was last asked.
+        """Give every worker its share of the chunks when workers have come or gone.
 
-        Dask takes where a chunk is to be made for a wish, so it is asked up to ``_MOVES`` times.
+        Dask takes where a chunk is to be made for a wish, and may move it afterwards: up to ``_MOVES`` tries a change.
         """
         if time.monotonic() - self._looked < _SETTLED:
             return
@@ -180,8 +185,8 @@ class DaskRows:
         holders = self._holders()
         homes = place(holders, threads)
         moved = [i for i, home in enumerate(homes) if home != holders[i]]
-        self._moves = self._moves - 1 if moved else 0
         if moved:
+            self._moves -= 1
             self._shares = []
             self._make_again(moved, homes)
 

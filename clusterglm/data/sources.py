@@ -316,7 +316,7 @@ def _hold(stream: Stream, storage: str, rows_key: str) -> Held:
         return stream.in_memory()
     if storage == "stream":
         return stream
-    return OnDisk(stream, rows_key, stream.start, stream.stop).write()
+    return OnDisk(stream, rows_key, stream.start, stream.stop)  # written in the first pass, by whoever makes it
 
 
 def local_rows(source: Source, intercept: bool = False, dtype: str = "float64") -> LocalRows:
