@@ -129,13 +129,8 @@ COMMAND_LINE = [
     Row("2", "newton --rows inf", 2, r"--rows \(inf\): not a count of rows: write "),
     Row("2", "newton --rows 1e30", 2, r"--rows \(1e30\): more than 1e12$"),
     Row("2", "newton --rows 10k", 2, r"--rows \(10k\): not a count of rows: write 10000 or 1e4$"),
-    Row("3", "newton --rows 1e11", 2, r"--rows \(1e\+11\): 12\.8 TB of rows, .* GB of memory on \d+ workers: use \d+ "),
-    Row(
-        "3",
-        "newton --rows 1e7 --workers 2 --memory 300MB",
-        2,
-        r"--rows \(1e\+07\): 1.3 GB of rows, 600.0 MB of memory on 2 workers: use 8 such workers, ",
-    ),
+    Row("3", "newton --rows 1e11 --storage memory", 2, r"--storage \(memory\): 12\.8 TB of rows, .* on \d+ workers: "),
+    Row("3", "newton --rows 1e7 --workers 2 --memory 300MB --storage memory", 2, r"1.3 GB of rows, .* or 8 workers$"),
     Row("4", "newton --rows 10 --columns 0", 2, r"--columns \(0\): must be at least 1$"),
     Row("4", "newton --rows 10 --columns -1", 2, r"--columns \(-1\): must be at least 1$"),
     Row("5", "newton --rows 10 --chunk-rows 0", 2, r"--chunk-rows \(0\): must be at least 1, or auto$"),
@@ -197,7 +192,7 @@ F = "--family binomial"
 K = "newton --data t.parquet --target k --features a,b --family poisson"
 
 DATA = [
-    Row("3", "newton --rows 1e11", 2, r"--rows \(1e\+11\): 12\.8 TB of rows, .* GB of memory on 2 workers: use \d+ "),
+    Row("3", "newton --rows 1e11 --storage disk", 2, r"--storage \(disk\): 12\.8 TB of rows, .* GB free on"),
     Row("18", f"newton {T}", 5, r"target y \(-1 in t\.parquet, row 18\): .*: map -1 to 0$", one(y=at(17, -1, 1))),
     Row("18", f"newton {T}", 5, r"target y \(1\.5 in t\.parquet, row 3\): binomial takes ", one(y=at(2, 1.5, 1))),
     Row("18", f"newton {T}", 5, r"target y: only the value 1: nothing to fit$", one(y=np.ones(400))),

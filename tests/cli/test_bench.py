@@ -37,7 +37,7 @@ SOLVERS = ["proximal_gradient", "admm", "auto (proximal_newton)", "LogisticRegre
         ("--solvers auto,newton", "--penalty (l1): newton needs a smooth penalty"),
         ("--solvers auto,auto", "--solvers (auto): named twice"),
         ("--solvers auto,,admm", "--solvers (auto,,admm): write names separated by commas"),
-        ("--rows 1e12", "--rows (1e+12): 128.0 TB of rows"),
+        ("--rows 1e12", "--rows (1e+12): scikit-learn holds all rows in one process"),
         ("--rows 2e9", "--rows (2e+09): scikit-learn holds all rows in one process, 1.6 TB of which"),
     ],
 )
