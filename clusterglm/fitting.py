@@ -10,7 +10,7 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,7 @@ from clusterglm.glm.trace import Iteration
 from clusterglm.request import Request
 from clusterglm.result import Result
 from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions
+from clusterglm.units import format_duration
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from clusterglm.data.sources import Source
 
 AskFor = Callable[[int], object]
+_WORTH_MENTIONING = 5.0  # seconds
 
 
 class Progress(Protocol):
@@ -295,7 +297,7 @@ class _Fitting:
             started=self.started,
         )
         if self.folder is not None:
-            write_run(self.folder, result, plan)
+            write_run(self.folder, result, self.planned(plan))
         return result
 
     def open(self) -> Source:
@@ -322,6 +324,7 @@ class _Fitting:
         return source
 
     def plan(self, source: Source, columns: int) -> chunks.Plan:
+        from clusterglm import planning
         from clusterglm.clusters import workers as measured
 
         found = measured.workers(self.client)
@@ -342,6 +345,9 @@ class _Fitting:
         for reason in plan.reasons:
             if reason.startswith(("note:", "warning:")):
                 self.note(reason)
+        model = self.request.model
+        speeds = planning.on_workers(self.client, source, plan, model.family, model.intercept)
+        self.speeds, self.forecast = speeds, planning.planned(self.request, self.solver, plan, speeds)
         return plan
 
     def solve(self, source: Source, plan: chunks.Plan) -> tuple[Fit, Any, dict[str, int]]:
@@ -351,13 +357,14 @@ class _Fitting:
         rows = DaskRows(self.client, make, plan, source.locate, self.ask_for)
         try:
             with self.timed("load"):
-                self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks")
+                expected = _about(self.forecast.seconds_load)
+                self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks{expected}")
                 rows.load()
                 # Bad values are refused before anything is fitted.
                 seen = look(rows, self.request.model, plan.columns, self.request.start)
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
-                self.progress.phase(f"fitting by {self.solver.name}")
+                self.progress.phase(f"fitting by {self.solver.name}{_about(self.forecast.seconds_fit)}")
                 target = self.request.target or "y"
                 fitted = _solve(
                     rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target, seen
@@ -367,7 +374,9 @@ class _Fitting:
                 result = Result.of(
                     self.request, fitted, source.names, plan.rows, self.seconds, notes=self.notes, nbytes=plan.bytes
                 )
-                write_data(self.folder, result, plan)  # no pages: whoever pressed Ctrl-C does not wait for them
+                write_data(
+                    self.folder, result, self.planned(plan)
+                )  # no pages: whoever pressed Ctrl-C does not wait for them
                 raise KeyboardInterrupt
             return fitted, rows, spread
         except KeyboardInterrupt:
@@ -375,6 +384,10 @@ class _Fitting:
             raise
         finally:
             rows.close()
+
+    def planned(self, plan: chunks.Plan) -> dict[str, Any]:
+        """Return the plan and its forecast, fit for JSON."""
+        return plan.as_dict() | asdict(self.forecast) | {"speeds": self.speeds._asdict()}
 
     def checkpoint(self, problem: Problem) -> None:
         self.problem = problem
@@ -411,7 +424,12 @@ class _Fitting:
             self.progress.note(text)
 
 
-def write_run(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
+def _about(seconds: float | None) -> str:
+    """Return the words for a time that is worth mentioning."""
+    return "" if seconds is None or seconds < _WORTH_MENTIONING else f", about {format_duration(seconds)}"
+
+
+def write_run(folder: RunFolder, result: Result, plan: dict[str, Any]) -> None:
     """Write the run folder: data first, then the page that shows them."""
     from clusterglm.report.page import write_report
 
@@ -423,17 +441,17 @@ def write_run(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
     result.folder = folder.path
 
 
-def write_data(folder: RunFolder, result: Result, plan: chunks.Plan) -> None:
+def write_data(folder: RunFolder, result: Result, plan: dict[str, Any]) -> None:
     """Write the plan beside what happened, the history, the model and the result."""
     passes, seconds = result.passes, result.seconds
     measured = {
         "passes": passes,
         "seconds_load": seconds["load"],
         "seconds_fit": seconds["fit"],
-        "seconds_per_pass": seconds["fit"] / max(passes, 1),
+        "seconds_per_pass": seconds["fit"] / max(passes - 1, 1),  # the first is the look, which loading counts
         "peak_memory": result.memory.get("peak", 0),
     }
-    folder.write_json("plan.json", plan.as_dict() | {"measured": measured})
+    folder.write_json("plan.json", plan | {"measured": measured})
     folder.write_table("history.parquet", result.history)
     folder.write_json("model.json", result.model())
     folder.write_json("result.json", result.as_dict())

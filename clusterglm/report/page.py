@@ -322,7 +322,7 @@ def _forecast(run: Run) -> list[tuple[str, str, str]]:
         ),
         (
             "memory of the fullest worker",
-            told(plan.get("bytes_per_worker"), lambda b: f"{format_size(b)} of rows"),
+            told(plan.get("peak_memory"), format_size),
             told(measured.get("peak_memory", (r.get("memory") or {}).get("peak")), format_size),
         ),
         ("passes", told(plan.get("passes"), words.count), told(measured.get("passes", r["passes"]), words.count)),

@@ -47,7 +47,7 @@ _RESULT |= dict.fromkeys(("tasks", "tasks_dropped", "workers", "threads", "truth
 _NEEDED = tuple(_RESULT)[:9]
 _PLAN: dict[str, Any] = {"reasons": list, "measured": {"*": float}}
 _PLAN |= dict.fromkeys(("chunks", "workers", "bytes", "bytes_per_worker", "tasks_per_pass"), float)
-_PLAN |= dict.fromkeys(("passes", "seconds_load", "seconds_fit", "seconds_per_pass"), float)
+_PLAN |= dict.fromkeys(("passes", "seconds_load", "seconds_fit", "seconds_per_pass", "peak_memory"), float)
 _HISTORY = (
     *("iteration", "passes", "read", "seconds", "step"),
     *("objective", "gap", "relative_gap", "error_in_se", "kkt"),

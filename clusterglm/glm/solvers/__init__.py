@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.algebra import MOST_COLUMNS
@@ -28,12 +29,29 @@ Solve = Callable[[Problem, Point, StoppingRule, Trace], Solution]
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How many passes a solver makes to a relative gap of 1e-8 on rows of moderate condition, for a plan to go by.
+
+    They are those after the first look, ``sample`` from the fit of a sample and ``null`` from the null model, and
+    ``quadratic`` from anywhere where the objective is that but for the penalty; each further digit takes ``digit``
+    more. ``renewed`` is the share of them that forms a Hessian, besides the first.
+    """
+
+    sample: int
+    null: int
+    quadratic: int
+    digit: float
+    renewed: float = 0.0
+
+
+@dataclass(frozen=True)
 class Solver:
     """A solver and what it needs.
 
     ``smooth_only``: a smooth penalty; ``ranges``: points that tell the local problems' shares; ``wide``: whether the
     diagonal of the Hessian is enough, as there is no more of it with more than ``MOST_COLUMNS`` columns. ``automatic``:
-    nobody asked for this one. ``subsampled``: whether Hessians may be of a share of the rows (sample.py).
+    nobody asked for this one. ``subsampled``: whether Hessians may be of a share of the rows (sample.py). ``pace`` is
+    unknown of a solver from a file.
     """
 
     name: str
@@ -43,17 +61,18 @@ class Solver:
     wide: bool = False
     subsampled: bool = False
     automatic: bool = False
+    pace: Pace | None = None
 
 
 SOLVERS = {
     solver.name: solver
     for solver in (
-        Solver("gradient_descent", gradient_descent, smooth_only=True),
-        Solver("proximal_gradient", proximal_gradient, wide=True),
-        Solver("newton", newton, smooth_only=True),
-        Solver("proximal_newton", proximal_newton, subsampled=True),
-        Solver("lbfgs", lbfgs, smooth_only=True, wide=True),
-        Solver("admm", admm, ranges=True),
+        Solver("gradient_descent", gradient_descent, smooth_only=True, pace=Pace(11, 28, 5, 2.8)),
+        Solver("proximal_gradient", proximal_gradient, wide=True, pace=Pace(5, 14, 2, 1.4)),
+        Solver("newton", newton, smooth_only=True, pace=Pace(3, 6, 2, 0.3, renewed=1.0)),
+        Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.4, renewed=0.5)),
+        Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(12, 21, 11, 1.0)),
+        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.8, renewed=0.3)),
     )
 }
 NAMES = (*SOLVERS, "auto")
@@ -76,7 +95,9 @@ def get_solver(name: str) -> Solver:
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         solve = _load(Path(path), function)
-        needs = {name: bool(getattr(solve, name, False)) for name in ("smooth_only", "ranges", "wide", "subsampled")}
+        needs: dict[str, Any] = {
+            name: bool(getattr(solve, name, False)) for name in ("smooth_only", "ranges", "wide", "subsampled")
+        }
         return Solver(function, solve, **needs)
     raise unknown("solver", name, (*NAMES, "FILE.py:FUNCTION"))
 

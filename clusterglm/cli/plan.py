@@ -1,0 +1,179 @@
+"""``clusterglm plan SOLVER [TARGET]``: memory, chunks, passes and minutes of a fit, before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from clusterglm.cli import output
+from clusterglm.errors import UsageError, unknown
+from clusterglm.units import format_duration, format_size, parse_count, parse_memory
+
+TARGETS = ("local", "ec2")
+_INSTANCE_TYPE = "m4.2xlarge"
+_PRESET = ("target", "workers", "instance-type", "memory", "threads-per-worker")
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``plan``."""
+    app.command("plan")(plan)
+
+
+class _Cluster(NamedTuple):
+    """``workers`` of ``threads`` and ``memory`` bytes each; ``speed`` of a core, None for this machine's."""
+
+    workers: int
+    threads: int
+    memory: int
+    speed: float | None
+    words: str
+
+
+def plan(
+    solver: str = typer.Argument(..., help="A solver's name, or auto."),
+    where: str | None = typer.Argument(None, metavar="[TARGET]", help="local (this machine) or ec2.  [default: local]"),
+    rows: str = typer.Option(..., metavar="N", help="How many rows, such as 8e8."),
+    columns: int | None = typer.Option(None, metavar="N", help="Columns of them.  [default: 15]"),
+    family: str | None = typer.Option(None, metavar="F", help="gaussian, binomial or poisson.  [default: binomial]"),
+    penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2 or elastic-net."),
+    intercept: bool | None = typer.Option(None, "--intercept/--no-intercept", help="[default: without]"),
+    dtype: str | None = typer.Option(None, metavar="T", help="float64 or float32.  [default: float64]"),
+    storage: str | None = typer.Option(None, metavar="S", help="memory, disk or stream.  [default: auto]"),
+    chunk_rows: str | None = typer.Option(None, metavar="N", help="Rows of a chunk, or auto."),
+    tol: float | None = typer.Option(None, metavar="T", help="As in fit.  [default: 0.01]"),
+    rel_gap: float | None = typer.Option(None, metavar="G", help="As in fit."),
+    start: str | None = typer.Option(None, metavar="S", help="auto or null, as in fit."),
+    workers: str | None = typer.Option(None, metavar="N", help="Processes (local) or machines (ec2)."),
+    threads_per_worker: str | None = typer.Option(None, metavar="N", help="Threads of each of them."),
+    memory: str | None = typer.Option(None, metavar="SIZE", help="Memory of each of them, such as 30GB."),
+    instance_type: str | None = typer.Option(None, metavar="T", help=f"On ec2.  [default: {_INSTANCE_TYPE}]"),
+    preset: str | None = typer.Option(None, metavar="FILE", help="A cluster from a file of launch/."),
+    json_: bool = typer.Option(False, "--json", help="Print the plan as JSON."),
+) -> None:
+    """Say how a fit would hold its rows, and what memory and time it would take; nothing is started."""
+    from clusterglm.request import OPTIONS, Request
+
+    request = Request(**{name: value for name, value in locals().items() if name in OPTIONS and value is not None})
+    asked: dict[str, Any] = {
+        "target": where,
+        "workers": workers,
+        "threads-per-worker": threads_per_worker,
+        "memory": memory,
+        "instance-type": instance_type,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    cluster = _cluster(_preset(preset) | given if preset is not None else given)
+    made, speeds, expected = _planned(request, cluster)
+    if json_:
+        from dataclasses import asdict
+
+        output.data_json({"cluster": cluster.words} | made.as_dict() | asdict(expected) | {"speeds": speeds._asdict()})
+        return
+    _show(made, expected, cluster)
+
+
+def _preset(path: str) -> dict[str, Any]:
+    """Return what a file of launch/ says. Raises UsageError for what is none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "not plain YAML"
+        raise UsageError("--preset", path, f"{reason}: name a file such as launch/published-ec2.yaml") from error
+    if not isinstance(content, dict):
+        raise UsageError("--preset", path, f"must be a mapping with the keys {', '.join(_PRESET)}")
+    for key in content:
+        if key not in _PRESET:
+            raise unknown(f"--preset {path}", str(key), _PRESET)
+    return {str(key): str(value) for key, value in content.items()}
+
+
+def _cluster(given: dict[str, Any]) -> _Cluster:
+    """Return the cluster that these options describe. Raises UsageError for a wrong one."""
+    target = given.get("target", "local")
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    count = parse_count(given["workers"], "--workers", of="workers") if "workers" in given else None
+    threads = given.get("threads-per-worker")
+    threads = parse_count(threads, "--threads-per-worker", of="threads") if threads is not None else None
+    memory = parse_memory(given["memory"]) if "memory" in given else None
+    if target == "local":
+        if "instance-type" in given:
+            raise UsageError("--instance-type", given["instance-type"], "belongs to ec2: name that target")
+        from clusterglm.clusters.embedded import shape
+
+        made = shape(count, threads, memory)
+        return _Cluster(made.workers, made.threads, made.memory, None, "this machine")
+    from clusterglm.clusters.machines import machine
+
+    name = given.get("instance-type", _INSTANCE_TYPE)
+    has = machine(name)
+    return _Cluster(count or 8, threads or has.cores, memory or has.memory, has.speed, f"{count or 8} x {name}")
+
+
+def _planned(request: Any, cluster: _Cluster) -> tuple[Any, Any, Any]:
+    from clusterglm import planning
+    from clusterglm.data import chunks
+    from clusterglm.data.forecast import typical
+    from clusterglm.data.synthetic import Synthetic
+
+    columns = request.columns + request.model.intercept
+    chosen = request.chosen(columns)
+    made = chunks.plan(
+        solver=chosen.name,
+        rows=request.row_count,
+        columns=columns,
+        dtype=request.dtype,
+        storage=request.storage,
+        workers=cluster.workers,
+        threads=cluster.workers * cluster.threads,
+        memory=cluster.memory,
+        disk=_free_disk() if cluster.speed is None else 0,
+        chunk_rows=request.rows_per_chunk,
+    )
+    if cluster.speed is None:
+        source = Synthetic(request.row_count, request.columns, request.seed, request.family_used.name)
+        speeds = planning.here(source, made, request.family_used, request.model.intercept)
+    else:
+        speeds = typical(columns, relative=cluster.speed, readers=cluster.threads)
+    return made, speeds, planning.planned(request, chosen, made, speeds)
+
+
+def _free_disk() -> int:
+    import shutil
+
+    import dask.config
+
+    return shutil.disk_usage(dask.config.get("temporary-directory") or "/tmp").free  # noqa: S108  as Dask chooses it
+
+
+def _show(made: Any, expected: Any, cluster: _Cluster) -> None:
+    total = None if expected.seconds_fit is None else expected.seconds_load + expected.seconds_fit
+    rows = [
+        (
+            "where",
+            f"{cluster.words}: {made.workers} workers, {made.threads} threads, {format_size(cluster.memory)} each",
+        ),
+        ("rows", f"{made.rows:,} x {made.columns} {made.dtype}, {format_size(made.bytes)}"),
+        ("storage", made.storage),
+        ("chunks", f"{made.chunks} of {made.chunk_rows:,} rows, {made.tasks_per_pass} tasks a pass"),
+        ("local problems", f"{made.local_problems} of {made.local_rows:,} rows"),
+        (
+            "passes",
+            "unknown" if expected.passes is None else f"about {expected.passes}, the first of them while loading",
+        ),
+        ("a pass", f"about {format_duration(expected.seconds_per_pass)}"),
+        ("loading", f"about {format_duration(expected.seconds_load)}"),
+        ("in all", "unknown" if total is None else f"about {format_duration(total)}"),
+        ("peak memory", f"about {format_size(expected.peak_memory)} a worker"),
+        ("speeds", "measured on one core here" if cluster.speed is None else "typical of such cores, not measured"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        output.data(f"{name:<{width}}  {value}")
+    output.data("")
+    for reason in made.reasons:
+        output.data(f"- {reason.removeprefix('note: ')}")

@@ -1,0 +1,127 @@
+"""What a plan will take: passes, seconds and memory, from the speeds of a worker thread. Pure functions.
+
+With n rows on P threads, a pass takes
+
+    T = n / P * (hold + work) + round,    hold = 0 (memory), make (stream), row_bytes * readers / read (disk)
+
+where ``hold`` is what it takes to have a row in cache, ``work`` what the kernel does with it, and ``readers`` the
+threads that share one disk. Loading is making the rows, putting them where they are held, and the first look at them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from clusterglm.data.chunks import Plan
+
+_WINDOWS = 12  # of rows, as large as a core's cache, that a thread holds while it works: buffers and their copies
+_WINDOW_BYTES = 2**20
+
+
+class Speeds(NamedTuple):
+    """What one worker thread takes while all of them work: seconds a row, unless the name says otherwise.
+
+    ``make``: generate or decode it; ``scan``, ``gradient``, ``hessian``: look it over, and the two kernels (the second
+    with the gradient); ``store``: a byte into memory that is new. ``read`` and ``write`` are bytes a second of a disk,
+    shared by ``readers`` threads. ``round``: seconds of a pass that are no work on rows. ``process``: bytes of a
+    worker process before it holds a row. ``measured``: on these workers, or typical of a recent core.
+    """
+
+    make: float
+    scan: float
+    gradient: float
+    hessian: float
+    store: float
+    read: float
+    write: float
+    readers: int
+    round: float
+    process: int
+    measured: bool
+
+
+def typical(columns: int, generated: bool = True, relative: float = 1.0, readers: int = 1) -> Speeds:
+    """Return the speeds of a thread that runs at ``relative`` times the speed of a core of 2022 at 3 GHz."""
+    ns = 1e-9 / relative
+    return Speeds(
+        make=(10 + (1.8 if generated else 6) * columns) * ns,
+        scan=(5 + 1.0 * columns) * ns,
+        gradient=(3 + 0.45 * columns) * ns,
+        hessian=(3 + 0.45 * columns + 0.06 * columns**2) * ns,
+        store=0.3 * ns,
+        read=1e9,
+        write=0.7e9,
+        readers=readers,
+        round=0.02,
+        process=160 * 10**6,
+        measured=False,
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """The passes that a fit makes after the first look at the rows: so many ``gradients`` alone, so many ``hessians``.
+
+    ``share`` is the share of the rows that the Hessians are of.
+    """
+
+    gradients: int
+    hessians: int
+    share: float = 1.0
+
+    @property
+    def passes(self) -> int:
+        return self.gradients + self.hessians
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """``passes`` counts the first look, whose time belongs to loading; ``peak_memory`` is each worker's, in bytes."""
+
+    passes: int | None
+    seconds_load: float
+    seconds_per_pass: float
+    seconds_fit: float | None
+    peak_memory: int
+
+
+def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
+    """Return what the plan will take; no number of passes and no time of the fit where ``work`` is unknown."""
+    each = plan.rows / max(min(plan.threads, plan.chunks), 1)  # rows of a thread
+    hold = {
+        "memory": 0.0,
+        "stream": speeds.make,
+        "disk": plan.row_bytes * speeds.readers / speeds.read,
+    }[plan.storage]
+
+    def one_pass(work: float) -> float:
+        # A disk reads ahead while the thread works; a generator does not.
+        row = max(hold, work) if plan.storage == "disk" else hold + work
+        return each * row + speeds.round
+
+    load = one_pass(speeds.scan)
+    if plan.storage == "memory":
+        load += each * (speeds.make + plan.row_bytes * speeds.store) + speeds.round
+    elif plan.storage == "disk":
+        load += each * (speeds.make + plan.row_bytes * speeds.readers / speeds.write)
+    seconds = None
+    gradient = one_pass(speeds.gradient)
+    if work is not None:
+        hessian = one_pass(speeds.gradient + work.share * (speeds.hessian - speeds.gradient))
+        seconds = work.gradients * gradient + work.hessians * hessian
+    return Forecast(
+        passes=None if work is None else 1 + work.passes,
+        seconds_load=load,
+        seconds_per_pass=gradient if not seconds or work is None else seconds / max(work.passes, 1),
+        seconds_fit=seconds,
+        peak_memory=_peak(plan, speeds),
+    )
+
+
+def _peak(plan: Plan, speeds: Speeds) -> int:
+    threads = -(-plan.threads // plan.workers)
+    held = plan.bytes_per_worker if plan.storage == "memory" else 0
+    window = max(_WINDOW_BYTES, plan.block_rows * plan.columns * 8)
+    sums = 8 * plan.columns**2 * 8  # a few Hessians on their way up the tree
+    return int(speeds.process + held + threads * (_WINDOWS * window + sums))

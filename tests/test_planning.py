@@ -1,0 +1,72 @@
+"""A plan with its forecast, before a fit and beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clusterglm
+from clusterglm import planning
+from clusterglm.data import chunks
+from clusterglm.data.forecast import Speeds
+from clusterglm.data.sources import local_rows
+from clusterglm.data.synthetic import Synthetic
+from clusterglm.glm.solvers import SOLVERS
+from clusterglm.request import Request
+
+ROWS = 200_000
+
+
+@pytest.mark.parametrize("start", ["auto", "null"])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("family", ["binomial", "gaussian"])
+@pytest.mark.parametrize("tolerance", [{}, {"rel_gap": 1e-8}])
+def test_the_passes_of_every_solver_are_foreseen(
+    solver: str, family: str, start: str, tolerance: dict[str, Any]
+) -> None:
+    """Within a third, or two passes: whoever asks wants to know whether it will be five or fifty."""
+    options = {"solver": solver, "family": family, "start": start, **tolerance}
+    request = Request(rows=ROWS, **options)
+    work = planning.expected_work(request, request.method, ROWS, 15)
+    assert work is not None
+    smooth = request.method.smooth_only
+    fitted = clusterglm.fit(
+        data=local_rows(Synthetic(ROWS, 15, family=family)), lamduh=None if smooth else 1.0, **options
+    )
+    assert fitted.status == "optimal"
+    assert abs(work.passes + 1 - fitted.passes) <= max(2, fitted.passes / 3)
+
+
+def test_a_solver_from_a_file_has_no_pace(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def own(problem, start, stop, trace): ...\n")
+    request = Request(rows=1000, solver=f"{tmp_path}/own.py:own")
+    assert planning.expected_work(request, request.method, 1000, 15) is None
+
+
+def test_speeds_of_this_machine_are_measured(tmp_path: Path) -> None:
+    made = chunks.plan(solver="admm", rows=10**7, columns=16)
+    request = Request(rows=10**7, intercept=True)
+    speeds = planning.here(Synthetic(10**7), made, request.family_used, True)
+    assert isinstance(speeds, Speeds)
+    for seconds in (speeds.make, speeds.scan, speeds.gradient, speeds.hessian):
+        assert 1e-10 < seconds < 1e-5
+    assert speeds.hessian > speeds.gradient
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["memory", "stream", "disk"])
+def test_a_fit_writes_the_forecast_beside_what_happened(tmp_path: Path, storage: str) -> None:
+    found = clusterglm.fit(rows=ROWS, workers=2, memory="1GB", out=tmp_path / "run", storage=storage, solver="admm")
+    assert found.storage == storage
+    written = json.loads((tmp_path / "run" / "plan.json").read_text())
+    for name in ("passes", "seconds_load", "seconds_fit", "seconds_per_pass", "peak_memory"):
+        assert written[name] > 0
+        assert written["measured"][name] > 0
+    assert written["storage"] == storage
+    assert written["speeds"]["measured"] is True
+    assert written["speeds"]["readers"] == 2
+    assert abs(written["passes"] - written["measured"]["passes"]) <= 2
+    assert 0.5 < written["peak_memory"] / written["measured"]["peak_memory"] < 2
