@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
+from clusterglm.data.files import location
 from clusterglm.data.rows import LocalRows, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm.fit import fit as fit_rows
@@ -131,6 +132,8 @@ def fit(
         request = (replace(known, **{n: options[n] for n in given})).resumed_from(saved["request"], given, resume)
     else:
         request = Request(**options)
+    if request.data is not None:
+        location(request.data)  # which refuses a URL that cannot be read
     if client is None:
         from clusterglm.clusters.embedded import shape
 

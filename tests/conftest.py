@@ -260,3 +260,34 @@ def shared_client() -> Iterator[Any]:
 
     with embedded(2, memory=10**9) as (client, _):
         yield client
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """A server on loopback that speaks S3, with an empty bucket ``data``, as the environment has it: its file system.
+
+    ``s3.endpoint`` is its URL.
+    """
+    from urllib.request import urlopen
+
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "AKIAUNUSED0000000000"}
+    names |= {"AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3"):
+            patch.delenv(name, raising=False)
+        for name, value in names.items():
+            patch.setenv(name, value)
+        urlopen(f"{names['AWS_ENDPOINT_URL']}/moto-api/reset", data=b"").close()
+        s3fs.S3FileSystem.clear_instance_cache()
+        system = s3fs.S3FileSystem(use_listings_cache=False)
+        system.endpoint = names["AWS_ENDPOINT_URL"]
+        system.mkdir("data")
+        yield system
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()

@@ -45,6 +45,9 @@ def test_an_interruption_with_a_checkpoint_is_resumable() -> None:
         ("token: abc123def", "abc123def"),
         ("PASSWORD=hunter2&x=1", "hunter2"),
         ("s3://user:pw@bucket/key", "user:pw"),
+        ("https://h/k?X-Amz-Credential=me%2F2026&X-Amz-Signature=beef", "beef"),
+        ("https://h/k?X-Amz-Credential=me%2F2026&X-Amz-Signature=beef", "me%2F"),
+        ("https://h/k?sv=1&sig=beef", "beef"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----", "MIIE"),
     ],
 )

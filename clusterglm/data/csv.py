@@ -6,7 +6,6 @@ it has lines. So a line is a row, and line breaks within quotes are refused rath
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from clusterglm.data.columns import EXACT, Column, Look, Schema
-from clusterglm.data.files import DataFile, Piece, unchanged
+from clusterglm.data.files import DataFile, Piece, byte_ranges, unchanged
 from clusterglm.data.parquet import kind_of
 from clusterglm.errors import DataError, quoted
 
@@ -72,9 +71,9 @@ def _line_ends(stretch: tuple[int, DataFile, int, int]) -> list[tuple[int, int]]
     """Return the number of line ends and the byte behind the last of them, for every 4 MB of a stretch of a file."""
     _, file, first, last = stretch
     ends = []
-    with unchanged(file), file.path.open("rb") as opened:
+    with unchanged(file), byte_ranges(file) as read:
         for start in range(first, last, _PIECE_BYTES):
-            data = _read(opened, start, min(start + _PIECE_BYTES, last))
+            data = read(start, min(start + _PIECE_BYTES, last))
             ends.append((data.count(b"\n"), start + data.rfind(b"\n") + 1))
     return ends
 
@@ -84,10 +83,10 @@ def _heads(files: Sequence[DataFile]) -> list[_Head]:
 
 
 def _head(file: DataFile) -> _Head:
-    with unchanged(file), file.path.open("rb") as opened:
-        data = _read(opened, 0, min(_SAMPLE_BYTES, file.size))
+    with unchanged(file), byte_ranges(file) as read:
+        data = read(0, min(_SAMPLE_BYTES, file.size))
         tail_start = max(file.size - _SAMPLE_BYTES, 0)
-        tail = data if tail_start == 0 else _read(opened, tail_start, file.size)
+        tail = data if tail_start == 0 else read(tail_start, file.size)
         stop = tail_start + len(tail.rstrip(b"\r\n"))
         if not stop:
             return _Head(file, 0, 0, {}, {})
@@ -146,9 +145,9 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
         A value is not a number, or a line is not a row.
     """
     types = {name: _TYPES[kind] for name, kind in kinds.items()}
-    with file.path.open("rb") as opened:
+    with byte_ranges(file) as read:
         for piece in file.pieces:
-            table = _parse(file, piece, _read(opened, piece.start, piece.stop), types)
+            table = _parse(file, piece, read(piece.start, piece.stop), types)
             yield from table.to_batches()
 
 
@@ -186,13 +185,3 @@ def _refusal(file: DataFile, piece: Piece, message: str) -> DataError:
         return DataError(f"{quoted(file.name)} (line {line})", None, cure)
     reason = quoted(message.splitlines()[0] if message else "")
     return DataError(f"{quoted(file.name)} (from line {piece.first + 2})", None, f"not readable as csv: {reason}")
-
-
-def _read(opened: Any, start: int, stop: int) -> bytes:
-    data = os.pread(opened.fileno(), stop - start, start)
-    while len(data) < stop - start:  # a large read may come in parts
-        more = os.pread(opened.fileno(), stop - start - len(data), start + len(data))
-        if not more:
-            raise DataError(quoted(opened.name), "cut short", "start again when it is complete")
-        data += more
-    return data

@@ -1,31 +1,64 @@
-"""Files of data on a local or shared file system: finding them, and making sure that they stay what they were.
+"""Files of data, on a file system or behind a URL: what they were when a fit began, and that they stay it.
 
-Everything here runs where the files are, in a task on a worker. A path is looked at before it is opened, so that a
-pipe or a device never keeps anybody waiting.
+All but ``location`` runs where the files are, in a task on a worker.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
+import hashlib
 import os
+import re
 import socket
 import stat
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
-from clusterglm.errors import ClusterError, ClusterglmError, DataError, quoted
+from clusterglm.data import remote
+from clusterglm.errors import ClusterError, ClusterglmError, DataError, UsageError, quoted
 
-FORMATS = {".parquet": "parquet", ".pq": "parquet", ".parq": "parquet", ".csv": "csv"}
+
+class Location(NamedTuple):
+    """Where data are: an absolute path or pattern, or a URL; and the ``group`` or array within each file."""
+
+    path: Path | str
+    group: str = ""
+
+
+def location(url: str, option: str = "--data") -> Location:
+    """Return what the user's words for a place mean: ``PATH``, ``file://PATH``, ``PROTOCOL://...``, each with
+    ``::/GROUP`` behind it where a part of a Zarr store or an HDF5 file is meant.
+
+    Raises
+    ------
+    UsageError
+        No path, or a URL that cannot be read here.
+    """
+    base, separator, group = url.rpartition("::")
+    if not separator or "://" in group or os.path.lexists(url):
+        base, group = url, ""
+    group = group.strip("/")
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", base)
+    if not scheme:
+        if not base or "\0" in base:
+            raise UsageError(option, url, "not a path: name a file, a folder or a pattern")
+        return Location(Path(base).absolute(), group)  # a worker may stand in another folder
+    if scheme[1].lower() != "file":
+        return Location(remote.checked(base, option), group)
+    host, slash, path = base[scheme.end() :].partition("/")
+    if host not in ("", "localhost") or "\0" in path:
+        raise UsageError(option, url, "not a path of this machine: write file:///PATH")
+    return Location(Path(os.fsdecode(unquote_to_bytes(slash + path))), group)
 
 
 class Piece(NamedTuple):
-    """What is read at once: row groups (parquet) or bytes (csv) ``start`` to ``stop - 1``.
+    """What is read at once: row groups (parquet), bytes (csv) or rows (arrays) ``start`` to ``stop - 1``.
 
     ``first`` is the piece's first row within its file, counted from 0.
     """
@@ -40,14 +73,16 @@ class Piece(NamedTuple):
 class DataFile:
     """A file as it was when the fit began.
 
-    ``modified`` is its mtime in ns, ``header`` the columns of a csv file in its order, ``first`` the global
-    index of its first row.
+    ``path`` is a URL where it is an object of a remote store. ``modified`` is its mtime in ns, the version of an
+    object, or a digest of all that a Zarr store holds; ``group`` the part of it that is meant, ``header`` the columns
+    of a csv file in its order, ``first`` the global index of its first row.
     """
 
-    path: Path
+    path: Path | str
     name: str
     size: int
-    modified: int
+    modified: int | str
+    group: str = ""
     header: tuple[str, ...] = ()
     pieces: tuple[Piece, ...] = ()
     first: int = 0
@@ -57,95 +92,72 @@ class DataFile:
         return sum(piece.rows for piece in self.pieces)
 
 
-def find(path: Path, url: str, home: str) -> tuple[str, list[DataFile], list[str]]:
-    """Return the format, the files in the order of their names, and notes.
+def state(path: Path | str) -> tuple[int, int | str]:
+    """Return the size and the time or version of a file as it is now.
 
-    ``path`` is absolute: a file, a folder (searched to its depth) or a pattern. ``url`` is what the user wrote,
-    ``home`` the host on which that was.
+    Raises
+    ------
+    OSError
+        It is gone, or may not be looked at.
+    ClusterError
+        Its store does not answer, or not to us.
+    """
+    if isinstance(path, str):
+        held = remote.now(path)
+        alone = len(held) == 1 and held[0].url == path
+        return held[0][1:] if alone else digest((o.url.removeprefix(path), o.size, o.version) for o in held)
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        return status.st_size, status.st_mtime_ns
+    parts = (Path(here, name) for here, _, names in os.walk(path, onerror=fail) for name in names)
+    stats = ((str(part.relative_to(path)), part.stat()) for part in parts)
+    return digest((name, status.st_size, status.st_mtime_ns) for name, status in stats)
+
+
+def fail(error: OSError) -> None:
+    """Raise what ``os.walk`` would pass over."""
+    raise error
+
+
+def digest(held: Iterable[tuple[str, int, object]]) -> tuple[int, str]:
+    """Return the size of a Zarr store, and what changes with any part of it."""
+    size, digest = 0, hashlib.sha256()
+    for part in sorted(held):
+        size += part[1]
+        digest.update(repr(part).encode(errors="surrogateescape"))
+    return size, digest.hexdigest()[:32]
+
+
+@contextmanager
+def byte_ranges(file: DataFile) -> Iterator[Callable[[int, int], bytes]]:
+    """Yield ``read(start, stop)``, which returns the bytes ``start`` to ``stop - 1`` of a file.
 
     Raises
     ------
     DataError
-        No such file, not a regular file, nothing that matches, or no format that can be read.
-    ClusterError
-        The files may not be read.
+        The file is shorter than that.
+    OSError, ClusterError
+        It is gone, or may not be read.
     """
-    try:
-        paths, base = _paths(path, url)
-        found = [_look_at(p, str(p.relative_to(base)), url if p == path else str(p)) for p in paths]
-    except FileNotFoundError as error:
-        here = socket.gethostname()
-        place = "" if here == home else f" on {here}: every worker must see the same files"
-        raise DataError("--data", _shown(error, path, url), f"no such file{place}") from error
-    except OSError as error:
-        raise refusal("--data", error, _shown(error, path, url)) from error
-    formats = {format for format, _ in found}
-    if len(formats) > 1:
-        raise DataError("--data", url, "holds .parquet and .csv files: name one kind, such as 'FOLDER/*.parquet'")
-    files = sorted((file for _, file in found), key=lambda file: file.name)
-    keyed = sorted({part for file in files for part in Path(file.name).parts[:-1] if "=" in part})
-    notes = [f"note: --data ({quoted(keyed[0])}): values in folders' names are not read as columns"] if keyed else []
-    return formats.pop(), files, notes
+    if isinstance(file.path, str):
+        yield partial(_get, file.path)
+        return
+    with file.path.open("rb") as opened:
+        yield partial(_pread, file, opened.fileno())
 
 
-def _paths(path: Path, url: str) -> tuple[list[Path], Path]:
-    """Return the files that ``path`` stands for, and the folder that their names are relative to."""
-    if not os.path.lexists(path) and glob.has_magic(str(path)):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  the path is absolute
-        found = (p for m in matches if not _hidden(m.name) for p in (_walk(m) if m.is_dir() else [m]))
-        paths = list(dict.fromkeys(found))
-        if not paths:
-            raise DataError("--data", url, "matches 0 files")
-        return paths, Path(os.path.commonpath([p.parent for p in paths]))
-    if not stat.S_ISDIR(path.stat().st_mode):
-        return [path], path.parent
-    paths = list(_walk(path))
-    if not paths:
-        others = [name for _, _, names in os.walk(path) for name in names]
-        suffixes = ", ".join(quoted(s) for s, _ in Counter(Path(name).suffix or name for name in others).most_common(3))
-        more = f" ({len(others)} others: {suffixes})" if others else ""
-        raise DataError("--data", url, f"no .parquet or .csv file in it{more}")
-    return paths, path
+def _get(url: str, start: int, stop: int) -> bytes:
+    return remote.read(url, [(start, stop)])[0]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the data files at any depth, those of a folder once however often it is linked."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        yield from (Path(here, n) for n in names if not _hidden(n) and Path(n).suffix.lower() in FORMATS)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
-
-
-def _shown(error: OSError, path: Path, url: str) -> str:
-    """Return the name of what ``error`` is about: as the user wrote it where the user did."""
-    return url if error.filename is None or str(error.filename) == str(path) else str(error.filename)
-
-
-def _look_at(path: Path, name: str, shown: str) -> tuple[str, DataFile]:
-    """Return the format of a file, by its name or its first bytes, and the file as it is now."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError("--data", shown, "not a regular file")
-    format = FORMATS.get(path.suffix.lower())
-    if format is None:
-        with path.open("rb") as opened:
-            format = "parquet" if opened.read(4) == b"PAR1" else None
-    if format is None:
-        raise DataError("--data", shown, "neither a .parquet nor a .csv file: convert it, or give it its suffix")
-    return format, DataFile(path, name, status.st_size, status.st_mtime_ns)
+def _pread(file: DataFile, number: int, start: int, stop: int) -> bytes:
+    data = os.pread(number, stop - start, start)
+    while len(data) < stop - start:  # a large read may come in parts
+        more = os.pread(number, stop - start - len(data), start + len(data))
+        if not more:
+            raise DataError(quoted(file.name), "cut short", "start again when it is complete")
+        data += more
+    return data
 
 
 def refusal(what: str, error: OSError, value: str | None = None) -> ClusterglmError:
@@ -196,13 +208,16 @@ def unchanged(file: DataFile) -> Iterator[None]:
 def _check(file: DataFile) -> None:
     name = quoted(file.name)
     try:
-        status = file.path.stat()
+        found = state(file.path)
     except FileNotFoundError as error:
+        if isinstance(file.path, str):
+            raise DataError(name, "gone", "it was there when the fit began: put it back and start again") from error
         host = socket.gethostname()
         cure = "it was there when the fit began, and every worker must see it: put it back and start again"
         raise DataError(name, f"no such file on {host}", cure) from error
     except OSError as error:
         raise refusal(name, error) from error
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
-        at = time.strftime("%H:%M:%S", time.localtime(status.st_mtime))
-        raise DataError(name, f"changed at {at}", "the fit mixes two versions: start again")
+    if found != (file.size, file.modified):
+        ns = found[1]
+        at = f" at {time.strftime('%H:%M:%S', time.localtime(ns / 1e9))}" if isinstance(ns, int) else ""
+        raise DataError(name, f"changed{at}", "the fit mixes two versions: start again")

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clusterglm.data import remote
 from clusterglm.data.columns import EXACT, Column, Look, Schema
 from clusterglm.data.files import DataFile, Piece, unchanged
 from clusterglm.errors import DataError, quoted
@@ -32,7 +33,8 @@ def _footers(files: Sequence[DataFile]) -> list[Look]:
 
 
 def _footer(file: DataFile, shared: dict[Any, Schema]) -> Look:
-    with unchanged(file), _open(file) as opened, _readable(file, "footer"):
+    with unchanged(file), _raw(file) as raw, _readable(file, "footer"):
+        opened = _parquet(raw, file)
         arrow, footer = opened.schema_arrow, opened.metadata
         names = [quoted(name) for name in arrow.names if arrow.names.count(name) > 1]
         if names:
@@ -92,17 +94,42 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
     groups = [piece.start for piece in file.pieces]
     size = max(_BATCH_VALUES // len(kinds), 1024)
     place = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
-    with _open(file) as opened, _readable(file, place):
-        yield from opened.iter_batches(size, row_groups=groups, columns=list(kinds), use_threads=False)
+    with _raw(file) as raw:
+        opened = _parquet(raw, file)
+        with _readable(file, place):
+            if isinstance(raw, remote.RangedFile):
+                yield from _fetched(raw, opened, groups, size, kinds)
+            else:
+                yield from opened.iter_batches(size, row_groups=groups, columns=list(kinds), use_threads=False)
 
 
-@contextmanager
-def _open(file: DataFile) -> Iterator[pq.ParquetFile]:
+def _raw(file: DataFile) -> Any:
+    if isinstance(file.path, str):
+        return remote.RangedFile(file.path, file.size)
     # As bytes, because names need not be UTF-8; not mapped, because a file cut short would kill the worker.
-    with pa.OSFile(os.fsencode(file.path), "rb") as raw:
-        with _readable(file, "footer"):
-            opened = pq.ParquetFile(raw, buffer_size=_READ_BYTES, page_checksum_verification=True)
-        yield opened
+    return pa.OSFile(os.fsencode(file.path), "rb")
+
+
+def _parquet(raw: Any, file: DataFile) -> pq.ParquetFile:
+    with _readable(file, "footer"):
+        ahead = not isinstance(raw, remote.RangedFile)  # which is told itself what to fetch
+        return pq.ParquetFile(raw, buffer_size=_READ_BYTES, pre_buffer=ahead, page_checksum_verification=True)
+
+
+def _fetched(
+    raw: remote.RangedFile, opened: pq.ParquetFile, groups: list[int], size: int, kinds: dict[str, str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of an object's row groups, a group's columns fetched at once, for each request takes a while."""
+    footer = opened.metadata
+    for group in groups:
+        chunks = [footer.row_group(group).column(i) for i in range(footer.num_columns)]
+        raw.hold([_extent(chunk) for chunk in chunks if chunk.path_in_schema in kinds])
+        yield from opened.iter_batches(size, row_groups=[group], columns=list(kinds), use_threads=False)
+
+
+def _extent(chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
+    start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+    return start, start + chunk.total_compressed_size
 
 
 @contextmanager

@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import re
 import socket
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -24,7 +21,8 @@ from clusterglm.data.chunks import Plan, local_problem_rows
 from clusterglm.data.columns import Look, Roles, Schema, choose, same
 from clusterglm.data.dask_rows import Make, map_where, retried
 from clusterglm.data.disk import OnDisk
-from clusterglm.data.files import DataFile, find, unchanged
+from clusterglm.data.files import DataFile, Location, location, unchanged
+from clusterglm.data.listing import find
 from clusterglm.data.rows import LocalRows
 from clusterglm.data.stream import Stream
 from clusterglm.errors import ClusterError, DataError, UsageError, quoted
@@ -92,41 +90,29 @@ def open_source(
     weights: str | None = None,
     offset: str | None = None,
 ) -> FileSource:
-    """Return the source for a file, a folder or a pattern of parquet or csv files; nothing is touched before ``open``.
+    """Return the source for a file, a folder or a pattern, as a path or a URL; nothing is touched before ``open``.
 
+    Parquet, csv, .npy, Zarr and HDF5 are read; ``::/GROUP`` behind it means a part of a Zarr store or an HDF5 file.
     ``features`` are the columns to fit, in order; None takes every numeric or bool column without another role.
 
     Raises
     ------
     UsageError
-        The URL is not local, or the names of the columns contradict each other.
+        The URL cannot be read here, or the names of the columns contradict each other.
     """
     roles = Roles(target, None if features is None else tuple(features), weights, offset)
-    return FileSource(url, _local_path(url), roles)
-
-
-def _local_path(url: str) -> Path:
-    """Return the absolute path: a worker may stand in another folder."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
-    if not scheme:
-        if not url or "\0" in url:
-            raise UsageError("--data", url, "not a path: name a file, a folder or a pattern")
-        return Path(url).absolute()
-    host, slash, path = url[scheme.end() :].partition("/")
-    if scheme[1].lower() != "file" or host not in ("", "localhost"):
-        raise UsageError("--data", url, "not supported yet: a local path")
-    return Path(os.fsdecode(unquote_to_bytes(slash + path)))
+    return FileSource(url, location(url), roles)
 
 
 class FileSource:
-    """Rows of parquet or csv files, in the order of the files' names.
+    """Rows of files, in the order of the files' names.
 
     Parameters
     ----------
     url : str
         What the user wrote.
-    path : Path
-        The absolute path or pattern that it means.
+    path : Location
+        What it means.
     roles : Roles
         The columns to use.
     """
@@ -134,7 +120,7 @@ class FileSource:
     truth = None
     random_access = False
 
-    def __init__(self, url: str, path: Path, roles: Roles) -> None:
+    def __init__(self, url: str, path: Location, roles: Roles) -> None:
         self.url, self.path, self.roles = url, path, roles
         self.extra_columns = len(roles.others)
         self.names: list[str] = []
@@ -148,6 +134,8 @@ class FileSource:
         return self.files[-1].first + self.files[-1].rows if self.files else 0
 
     def open(self, client: Client | None) -> None:
+        if client is not None and str(self.path.path).startswith("memory://"):
+            raise UsageError("--data", self.url, "is in this process alone: write it where workers see it")
         run = partial(_run, client)
         [(self.format, files, self.notes)] = run(partial(find, self.path, home=socket.gethostname()), [self.url])
         looks = self._reader.look(run, files)
@@ -188,9 +176,7 @@ class FileSource:
 
     @property
     def _reader(self) -> Any:
-        from clusterglm.data import csv, parquet
-
-        return {"parquet": parquet, "csv": csv}[self.format]
+        return import_module(f"clusterglm.data.{self.format}")
 
     def fingerprint(self) -> dict[str, Any]:
         return {

@@ -137,8 +137,8 @@ def test_a_file_that_changes_or_goes_is_noticed(frame: pd.DataFrame, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"url": "s3://bucket/key"}, r"--data \(s3://bucket/key\): not supported yet: a local path"),
-        ({"url": "file://elsewhere/a.csv"}, "not supported yet"),
+        ({"url": "s9://bucket/key"}, r"--data \(s9://bucket/key\): s9:// is not known"),
+        ({"url": "file://elsewhere/a.csv"}, "not a path of this machine: write file:///PATH"),
         ({"url": ""}, "--data"),
         ({"url": "a\0b.csv"}, r"--data \(a\\x00b.csv\): not a path"),
         ({"target": ""}, "--target"),
