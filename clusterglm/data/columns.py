@@ -33,13 +33,14 @@ class Look(NamedTuple):
     """What is found out about a file before the fit: ``file`` with its pieces, and its ``schema``.
 
     ``large`` holds, for columns of whole numbers, the largest magnitude above 2^53, None where nobody knows;
-    ``numbering`` are columns that only number the rows.
+    ``numbering`` are columns that only number the rows; ``notes`` are about the file as a whole.
     """
 
     file: DataFile
     schema: Schema
     large: dict[str, int | None]
     numbering: frozenset[str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

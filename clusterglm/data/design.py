@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clusterglm.data.arrays import Columns
+
 _TURNED_ROWS = 1024  # rows that are turned at once: their columns and their part of X stay in cache together
 
 
@@ -22,12 +24,15 @@ class Design:
             self.X[:, 0] = 1.0
         self.vectors = {name: np.empty(rows) for name in others}
 
-    def append(self, batch: pa.RecordBatch) -> None:
+    def append(self, batch: pa.RecordBatch | Columns) -> None:
         """Write the next rows. Missing values become NaN."""
         stop = self.filled + len(batch)
-        columns = [to_numpy(batch.column(name)) for name in self.features]
         X = self.X[self.filled : stop]
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
+            matrix = batch.matrix(self.features) if isinstance(batch, Columns) else None
+            if matrix is not None:
+                X[:, self.intercept :] = matrix
+            columns = [] if matrix is not None else [to_numpy(batch.column(name)) for name in self.features]
             for i in range(0, len(batch), _TURNED_ROWS):
                 for j, column in enumerate(columns, start=self.intercept):
                     X[i : i + _TURNED_ROWS, j] = column[i : i + _TURNED_ROWS]
@@ -41,8 +46,10 @@ class Design:
         return self.X[:n], {name: vector[:n] for name, vector in self.vectors.items()}
 
 
-def to_numpy(column: pa.Array) -> np.ndarray:
+def to_numpy(column: pa.Array | np.ndarray) -> np.ndarray:
     """Return a numeric column as an array that numpy casts to float64: exact but for integers above 2^53."""
+    if isinstance(column, np.ndarray):
+        return column
     if pa.types.is_boolean(column.type):
         column = pc.cast(column, pa.uint8())
     elif pa.types.is_null(column.type):

@@ -50,6 +50,8 @@ def location(url: str, option: str = "--data") -> Location:
             raise UsageError(option, url, "not a path: name a file, a folder or a pattern")
         return Location(Path(base).absolute(), group)  # a worker may stand in another folder
     if scheme[1].lower() != "file":
+        if base.lower().endswith((".h5", ".hdf5")):
+            raise UsageError(option, url, "HDF5 is read from paths alone: copy it here, or write it as Zarr")
         return Location(remote.checked(base, option), group)
     host, slash, path = base[scheme.end() :].partition("/")
     if host not in ("", "localhost") or "\0" in path:

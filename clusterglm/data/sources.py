@@ -144,6 +144,7 @@ class FileSource:
             raise DataError("--data", self.url, f"{len(looks)} files, no rows" if len(looks) > 1 else "no rows")
         if empty := [look.file.name for look in looks if not look.file.rows]:
             self.notes.append(f"note: {_some(empty)}: no rows, skipped")
+        self.notes += [note for look in looks for note in look.notes][:_MOST_NAMED]
         self._choose(full)
         self.files, row = [], 0
         for look in full:
@@ -180,7 +181,7 @@ class FileSource:
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "source": self.format,
+            "source": f"{self.format}::/{self.path.group}" if self.path.group else self.format,
             "files": [[file.name, file.size, file.modified] for file in self.files],
             "rows": self.rows,
             "features": self.names,
