@@ -69,6 +69,17 @@ class Display:
             parts.append(f"about {format_duration(left)} left")
         self._line("  ".join(parts), keep=not self.live)
 
+    def rows(self, done: int, total: int, seconds: float) -> None:
+        """Show how many rows are done after ``seconds``, and the time left at this speed."""
+        if self.quiet or (not self.live and time.monotonic() - self._shown < _SECONDS_BETWEEN_LINES and done < total):
+            return
+        self._shown = time.monotonic()
+        parts = [f"{done:,} of {total:,} rows"]
+        if done and seconds > 0:
+            left = seconds * (total - done) / done
+            parts += [f"{done / seconds:.2g} rows/s", f"about {format_duration(left)} left"]
+        self._line("  ".join(parts), keep=not self.live)
+
     def _left(self, row: Iteration) -> float | None:
         """Return the seconds left if the error goes on falling as fast as it has: first-order, hence 'about'."""
         error = row.certificate.estimate

@@ -23,7 +23,7 @@ from clusterglm.errors import DataError, quoted
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".parq": "parquet", ".csv": "csv", ".npy": "npy", ".zarr": "zarr"}
 FORMATS |= {".h5": "hdf5", ".hdf5": "hdf5"}
 _MAGIC = {b"PAR1": "parquet", b"\x93NUM": "npy", b"\x89HDF": "hdf5"}
-_STORE = {"zarr.json", ".zgroup", ".zarray"}  # what a folder holds that is a Zarr store
+STORE = {"zarr.json", ".zgroup", ".zarray"}  # what a folder holds that is a Zarr store
 _ANY = ".parquet, .csv, .npy, .zarr or .h5"
 _GROUPED = {"zarr", "hdf5"}
 
@@ -106,19 +106,20 @@ def _is_file(path: Path) -> bool:
 
 
 def _is_store(path: Path) -> bool:
-    return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in _STORE)
+    return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in STORE)
 
 
 def _objects(path: str, url: str) -> list[tuple[str, DataFile]]:
     """Return the format and the file of every object that a URL stands for; those of a Zarr store are one."""
     objects, base = remote.find(path)
     stores: dict[str, list[remote.Object]] = {}
-    roots = {posixpath.dirname(o.url) for o in objects if posixpath.basename(o.url) in _STORE}
+    roots = {posixpath.dirname(o.url) for o in objects if posixpath.basename(o.url) in STORE}
     files = []
     for item in objects:
         within = item.url.removeprefix(base).strip("/").split("/")
         if root := _root_of(item.url, roots, base):
-            stores.setdefault(root, []).append(item)
+            if not any(map(_hidden, root.removeprefix(base).strip("/").split("/"))):
+                stores.setdefault(root, []).append(item)
         elif len(objects) == 1 and item.url.rstrip("/") == path.rstrip("/"):
             files.append((_format_of(path, url), DataFile(item.url, within[-1], item.size, item.version)))
         elif not any(map(_hidden, within)) and (format := FORMATS.get(posixpath.splitext(item.url)[1].lower())):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from clusterglm.data import arrays, remote
@@ -57,13 +59,8 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[Columns]:
 def _arrays(file: DataFile) -> dict[str, Any]:
     """Return the arrays of the store, or of the group in it that is meant."""
     zarr = package()
-    if isinstance(file.path, str):
-        with remote.answered(file.path):
-            store = zarr.storage.FsspecStore.from_url(file.path, remote.options(file.path), read_only=True)
-    else:
-        store = zarr.storage.LocalStore(file.path, read_only=True)
     try:
-        opened = zarr.open(store, path=file.group, mode="r")
+        opened = zarr.open(store(file.path, read_only=True), path=file.group, mode="r")
     except FileNotFoundError as error:  # zarr's own errors are of this class
         cure = "no such group or array in it" if file.group else "not readable as zarr: copy it again"
         raise DataError(quoted(file.name), f"::/{file.group}" if file.group else None, cure) from error
@@ -72,6 +69,15 @@ def _arrays(file: DataFile) -> dict[str, Any]:
         if "pickle" in repr((array.filters, array.compressors)).lower():
             raise DataError(quoted(file.name), None, "holds pickled objects, which could run anything: save numbers")
     return found
+
+
+def store(path: Path | str, read_only: bool = False) -> Any:
+    """Return what the package ``zarr`` reads and writes a store at a path or URL with."""
+    storage = package().storage
+    if isinstance(path, str):
+        with remote.answered(path):
+            return storage.FsspecStore.from_url(path, remote.options(path), read_only=read_only)
+    return storage.LocalStore(path, read_only=read_only)
 
 
 def package() -> Any:
@@ -86,6 +92,7 @@ def package() -> Any:
         import zarr
     except ImportError as error:
         raise ClusterError("zarr", None, "not installed where the workers run: pip install zarr") from error
+    warnings.filterwarnings("ignore", "Object at .* is not recognized")  # a file that somebody laid beside the arrays
     return zarr
 
 

@@ -141,6 +141,7 @@ def test_a_group_has_the_columns_of_its_matrix_and_of_its_vectors(frame: pd.Data
     X = group.create_array("X", data=matrix(frame), chunks=(64, 3))
     X.attrs["columns"] = ["a", "c", "copy"]
     group.create_array("y", data=frame["y"].to_numpy(), chunks=(256,))
+    (tmp_path / "s.zarr" / "train" / "README").touch()
     group.create_array("images", data=np.zeros((700, 2, 2)), chunks=(700, 2, 2))
     source = opened(f"{tmp_path}/s.zarr::/train")
     assert source.names == ["a", "c", "copy"]

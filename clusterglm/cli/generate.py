@@ -1,0 +1,138 @@
+"""``clusterglm generate``: rows with known coefficients as files, for those who want to read them again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clusterglm.cli import output
+from clusterglm.cli.where import Where, one_interruption
+from clusterglm.errors import ClusterError, UsageError, unknown
+from clusterglm.units import format_size
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from clusterglm.cli.progress import Display
+
+_CLEANING_SECONDS = 60.0  # there may be terabytes to remove
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``generate``."""
+    app.command("generate")(generate)
+
+
+def generate(
+    rows: str = typer.Option(..., metavar="N", help="Make this many rows, such as 8e6."),
+    to: str = typer.Option(..., metavar="DIR_OR_URL", help="The folder, or the prefix of objects, to write."),
+    columns: int = typer.Option(15, metavar="N", help="Columns x0, x1, ... beside the target y."),
+    seed: int = typer.Option(20009, metavar="N", help="Seed: the same as of fit --rows."),
+    family: str = typer.Option("binomial", metavar="F", help="What the target is drawn from."),
+    format: str | None = typer.Option(
+        None, metavar="F", help="parquet, zarr or npy.  [default: what --to ends in, else parquet]"
+    ),
+    dtype: str = typer.Option("float64", metavar="T", help="float64 or float32; the target is float64."),
+    cluster: str | None = typer.Option(None, metavar="NAME", help="A cluster that `clusterglm up` started."),
+    scheduler: str | None = typer.Option(None, metavar="ADDRESS", help="A Dask scheduler that runs already."),
+    scheduler_file: str | None = typer.Option(None, metavar="FILE", help="Where a Dask scheduler wrote its address."),
+    allow_version_mismatch: bool = typer.Option(False, help="Go on where the cluster's versions differ."),
+    workers: str | None = typer.Option(None, metavar="N", help="Processes of the cluster that this command starts."),
+    threads_per_worker: str | None = typer.Option(None, metavar="N", help="Threads of each of them.  [default: 1]"),
+    memory: str | None = typer.Option(None, metavar="SIZE", help="Memory of each of them, such as 4GB."),
+    timeout: str | None = typer.Option(None, metavar="TIME", help="Give up when the cluster takes longer to answer."),
+    overwrite: bool = typer.Option(False, help="Replace the data files in --to."),
+    json_: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no notes."),
+) -> None:
+    """Write generated rows as Parquet, Zarr or .npy, in parallel; fit --data has the bits of fit --rows with them."""
+    from clusterglm.request import Request
+
+    where = Where(cluster, scheduler, scheduler_file, timeout, allow_version_mismatch)
+    own = where.own_cluster(workers, threads_per_worker, memory)
+    request = Request(rows=rows, columns=columns, seed=seed, family=family, dtype=dtype)
+    from clusterglm.data.files import state
+    from clusterglm.data.target import Target
+
+    target = Target.of(to)
+    from clusterglm.data.generate import Parts, format_of, write
+    from clusterglm.data.synthetic import FAMILIES, Synthetic
+
+    if family not in FAMILIES:
+        raise unknown("--family", family, FAMILIES)
+    assert request.row_count is not None
+    parts = Parts.of(Synthetic(request.row_count, columns, seed, family), format_of(to, format), dtype)
+    _check_package(parts.format)
+    target.check(parts.bytes, overwrite)
+    from clusterglm.cli.progress import Display
+
+    with one_interruption(seconds=_CLEANING_SECONDS), Display(quiet) as display, target.staged():
+        began = time.perf_counter()
+        with _client(where, own, display) as client:
+            display.phase(f"writing {parts.source.rows:,} rows in {parts.count} parts")
+            since = time.perf_counter()
+
+            def tell(done: int) -> None:
+                display.rows(done, parts.source.rows, time.perf_counter() - since)
+
+            write(client, parts, target, tell)
+            target.publish(overwrite)
+            seconds = time.perf_counter() - since
+    found = {
+        "to": to,
+        "format": parts.format,
+        "rows": parts.source.rows,
+        "columns": columns,
+        "seed": seed,
+        "family": family,
+        "dtype": dtype,
+        "parts": parts.count,
+        "bytes": state(target.path)[0],
+        "seconds": {"write": seconds, "all": time.perf_counter() - began},
+    }
+    _show(found, json_)
+
+
+def _check_package(format: str) -> None:
+    from importlib.util import find_spec
+
+    if format == "zarr" and find_spec("zarr") is None:
+        raise UsageError("--format", "zarr", "needs the package zarr: pip install zarr")
+
+
+@contextlib.contextmanager
+def _client(where: Where, own: dict[str, int], display: Display) -> Iterator[Client]:
+    """Yield the client of the cluster that is named, or of one for this command alone."""
+    with contextlib.ExitStack() as stack:
+        client, _ = stack.enter_context(where.client())
+        if client is None:
+            from clusterglm.clusters.embedded import embedded
+
+            display.phase("starting a local cluster")
+            client, _ = stack.enter_context(embedded(**own, timeout=where.seconds))
+        try:
+            yield client
+        except ClusterError:
+            raise
+        except Exception as error:
+            if client.status == "running":
+                raise
+            raise ClusterError("cluster", None, "the scheduler is gone") from error
+
+
+def _show(found: dict[str, Any], json_: bool) -> None:
+    if json_:
+        output.data_json(found)
+        return
+    seconds = found["seconds"]["write"]
+    output.data(f"written     {found['to']}")
+    output.data(f"rows        {found['rows']:,} in {found['parts']} parts ({found['format']})")
+    output.data(f"size        {format_size(found['bytes'])}")
+    output.data(f"seconds     {seconds:.2f} ({found['rows'] / seconds:.2g} rows/s)")
+
+
+__all__ = ["generate", "register"]
