@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from clusterglm import config
 from clusterglm.cli import output
-from clusterglm.errors import INTERRUPTED, RESUMABLE, UsageError, redact
-from clusterglm.units import parse_count, parse_duration, parse_memory
+from clusterglm.cli.where import Where, one_interruption
+from clusterglm.errors import UsageError, redact
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from clusterglm.result import Result
-
-_CLEANING_SECONDS = 4.0  # after a signal
 
 
 def register(app: typer.Typer) -> None:
@@ -88,15 +78,8 @@ def fit(
     from clusterglm.request import OPTIONS, Request
 
     given = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
-    places = {"--cluster": cluster, "--scheduler": scheduler, "--scheduler-file": scheduler_file}
-    where = [option for option, value in places.items() if value is not None]
-    if len(where) > 1:
-        raise UsageError(where[1], None, f"given together with {where[0]}: give one of them")
-    own = _own_cluster(workers, threads_per_worker, memory)
-    if where and own:
-        option = f"--{next(iter(own)).replace('_', '-')}"
-        raise UsageError(option, None, f"belongs to a cluster that the fit starts itself: leave it out with {where[0]}")
-    seconds = parse_duration(timeout) if timeout is not None else None
+    where = Where(cluster, scheduler, scheduler_file, timeout, allow_version_mismatch)
+    own = where.own_cluster(workers, threads_per_worker, memory)
     if resume is not None and out is not None:
         raise UsageError("--out", out, "given together with --resume: the run goes on in its own folder")
     if resume is None:
@@ -107,11 +90,11 @@ def fit(
             out = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{request.method.name}"
     from clusterglm.cli.progress import Display
     from clusterglm.fitting import fit as run
-    from clusterglm.run_folder import shell_word
+    from clusterglm.run_folder import CHECKPOINT, shell_word
 
     display = Display(quiet)
-    where_to = (cluster, scheduler, scheduler_file, seconds, allow_version_mismatch)
-    with _one_interruption(Path(resume or out or "")), _client(*where_to) as (client, ask_for), display:
+    checkpoint = Path(resume or out or "", CHECKPOINT)
+    with one_interruption(checkpoint), where.client() as (client, ask_for), display:
         result = run(
             client,
             out=out,
@@ -119,7 +102,7 @@ def fit(
             overwrite=overwrite,
             ask_for=ask_for,
             progress=display,
-            timeout=seconds,
+            timeout=where.seconds,
             command=redact(" ".join(["clusterglm", *map(shell_word, sys.argv[1:])])),
             **own,  # type: ignore[arg-type]
             **given,
@@ -130,87 +113,6 @@ def fit(
     except BrokenPipeError:  # the reader has what it wanted; how the fit ended is no matter of the pipe
         output.forget(sys.stdout)
     raise typer.Exit(result.exit_code)
-
-
-@contextlib.contextmanager
-def _one_interruption(folder: Path) -> Iterator[None]:
-    """Let the first signal end the fit, and no second one the cleaning up after it, which has a time limit instead."""
-    from clusterglm.run_folder import CHECKPOINT
-
-    def leave() -> None:
-        os._exit(RESUMABLE if (folder / CHECKPOINT).exists() else INTERRUPTED)
-
-    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
-        for name in ours:
-            signal.signal(name, signal.SIG_IGN)
-        watch = threading.Timer(_CLEANING_SECONDS, leave)
-        watch.daemon = True
-        watch.start()
-        raise KeyboardInterrupt
-
-    def swallowed(event: Any) -> None:
-        if event.exc_type is not KeyboardInterrupt:
-            sys.__unraisablehook__(event)
-            return
-        # The signal met a callback of the garbage collector, say, out of which nothing is raised: once more, later.
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ours = [name for name in signals if signal.getsignal(name) is signal.default_int_handler]  # not under nohup
-    for name in ours:
-        signal.signal(name, interrupt)
-    sys.unraisablehook = swallowed
-    try:
-        yield
-    finally:
-        sys.unraisablehook = sys.__unraisablehook__
-    for name in ours:
-        signal.signal(name, signal.default_int_handler)
-
-
-def _own_cluster(workers: str | None, threads_per_worker: str | None, memory: str | None) -> dict[str, int]:
-    own = {}
-    if workers is not None:
-        own["workers"] = parse_count(workers, "--workers", of="workers")
-    if threads_per_worker is not None:
-        own["threads_per_worker"] = parse_count(threads_per_worker, "--threads-per-worker", of="threads")
-    if memory is not None:
-        own["memory"] = parse_memory(memory)
-    return own
-
-
-@contextlib.contextmanager
-def _client(
-    cluster: str | None, scheduler: str | None, scheduler_file: str | None, timeout: float | None, mismatch: bool
-) -> Iterator[tuple[Client | None, Callable[[int], object] | None]]:
-    """Yield the client of a running cluster and how to ask it for workers; None where the fit starts its own."""
-    if cluster is None and scheduler is None and scheduler_file is None:
-        yield None, None
-        return
-    ask_for = None
-    if cluster is not None:
-        from clusterglm.clusters.lookup import connect_cluster, lookup
-
-        client = connect_cluster(cluster, timeout=timeout, allow_version_mismatch=mismatch)
-        launcher, record = lookup(cluster)
-
-        def ask_for(n: int) -> object:
-            return launcher.scale(record, n, config.get("start-timeout"))
-
-    else:
-        from clusterglm.clusters.connect import connect, read_scheduler_file
-
-        address = read_scheduler_file(Path(scheduler_file or ""), timeout) if scheduler is None else scheduler
-        client = connect(address, timeout=timeout, allow_version_mismatch=mismatch)
-    from clusterglm.clusters.settings import quiet
-
-    with quiet():  # a scheduler that goes is told in one line, by the fit
-        try:
-            yield client, ask_for
-        finally:
-            with contextlib.suppress(Exception):  # nothing is left to close where the scheduler is gone
-                client.close(timeout=2)
 
 
 def show(result: Result, json_: bool) -> None:

@@ -1,0 +1,152 @@
+"""Where a command works, and how a signal ends it: what ``fit`` and its relatives have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clusterglm import config
+from clusterglm.errors import INTERRUPTED, RESUMABLE, UsageError
+from clusterglm.units import parse_count, parse_duration, parse_memory
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_CLEANING_SECONDS = 4.0  # after a signal
+
+
+@dataclass(frozen=True)
+class Where:
+    """The running cluster that the options name; none of them means one that the command starts itself.
+
+    Raises
+    ------
+    UsageError
+        Two clusters are named, or the time limit is none.
+    """
+
+    cluster: str | None = None
+    scheduler: str | None = None
+    scheduler_file: str | None = None
+    timeout: str | None = None
+    allow_version_mismatch: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.named) > 1:
+            raise UsageError(self.named[1], None, f"given together with {self.named[0]}: give one of them")
+        _ = self.seconds
+
+    @property
+    def named(self) -> list[str]:
+        places = {"--cluster": self.cluster, "--scheduler": self.scheduler, "--scheduler-file": self.scheduler_file}
+        return [option for option, value in places.items() if value is not None]
+
+    @property
+    def seconds(self) -> int | None:
+        return None if self.timeout is None else parse_duration(self.timeout)
+
+    def own_cluster(self, workers: str | None, threads_per_worker: str | None, memory: str | None) -> dict[str, int]:
+        """Return the shape of the command's own cluster, as far as it is given.
+
+        Raises
+        ------
+        UsageError
+            Not a number or a size, or a running cluster is named too.
+        """
+        own = {}
+        if workers is not None:
+            own["workers"] = parse_count(workers, "--workers", of="workers")
+        if threads_per_worker is not None:
+            own["threads_per_worker"] = parse_count(threads_per_worker, "--threads-per-worker", of="threads")
+        if memory is not None:
+            own["memory"] = parse_memory(memory)
+        if self.named and own:
+            option = f"--{next(iter(own)).replace('_', '-')}"
+            cure = f"belongs to a cluster that the command starts itself: leave it out with {self.named[0]}"
+            raise UsageError(option, None, cure)
+        return own
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[tuple[Client | None, Callable[[int], object] | None]]:
+        """Yield the client of a running cluster and how to ask it for workers; None where none is named.
+
+        Raises
+        ------
+        UsageError
+            Not an address, or no such cluster.
+        ClusterError
+            It does not answer, or its versions differ.
+        """
+        if not self.named:
+            yield None, None
+            return
+        ask_for, mismatch = None, self.allow_version_mismatch
+        if self.cluster is not None:
+            from clusterglm.clusters.lookup import connect_cluster, lookup
+
+            client = connect_cluster(self.cluster, timeout=self.seconds, allow_version_mismatch=mismatch)
+            launcher, record = lookup(self.cluster)
+
+            def ask_for(n: int) -> object:
+                return launcher.scale(record, n, config.get("start-timeout"))
+
+        else:
+            from clusterglm.clusters.connect import connect, read_scheduler_file
+
+            file = Path(self.scheduler_file or "")
+            address = read_scheduler_file(file, self.seconds) if self.scheduler is None else self.scheduler
+            client = connect(address, timeout=self.seconds, allow_version_mismatch=mismatch)
+        from clusterglm.clusters.settings import quiet
+
+        with quiet():  # a scheduler that goes is told in one line, by the command
+            try:
+                yield client, ask_for
+            finally:
+                with contextlib.suppress(Exception):  # nothing is left to close where the scheduler is gone
+                    client.close(timeout=2)
+
+
+@contextlib.contextmanager
+def one_interruption(checkpoint: Path | None = None, seconds: float = _CLEANING_SECONDS) -> Iterator[None]:
+    """Let the first signal end the command, and no second one the cleaning up after it, which has a time limit instead.
+
+    ``checkpoint`` is the file that says that the work can go on.
+    """
+
+    def leave() -> None:
+        os._exit(RESUMABLE if checkpoint is not None and checkpoint.exists() else INTERRUPTED)
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
+        for name in ours:
+            signal.signal(name, signal.SIG_IGN)
+        watch = threading.Timer(seconds, leave)
+        watch.daemon = True
+        watch.start()
+        raise KeyboardInterrupt
+
+    def swallowed(event: Any) -> None:
+        if event.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(event)
+            return
+        # The signal met a callback of the garbage collector, say, out of which nothing is raised: once more, later.
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ours = [name for name in signals if signal.getsignal(name) is signal.default_int_handler]  # not under nohup
+    for name in ours:
+        signal.signal(name, interrupt)
+    sys.unraisablehook = swallowed
+    try:
+        yield
+    finally:
+        sys.unraisablehook = sys.__unraisablehook__
+    for name in ours:
+        signal.signal(name, signal.default_int_handler)
