@@ -162,7 +162,9 @@ def _parse(file: DataFile, piece: Piece, data: bytes, types: dict[str, pa.DataTy
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise _refusal(file, piece, str(error)) from error
-    if data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data:
+    # A blank line becomes a row in which nothing is: only where every column lacks a value is it worth a search.
+    lacking = all(column.null_count or kind_of(column.type) == "string" for column in table.columns)
+    if lacking and (data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data):
         end = re.search(rb"(?:^|\n)\r?\n", data).end()  # type: ignore[union-attr]
         line = piece.first + 1 + data.count(b"\n", 0, end)
         raise DataError(f"{quoted(file.name)} (line {line})", None, "blank: remove it")

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from clusterglm.data.arrays import Columns
 
-_TURNED_ROWS = 1024  # rows that are turned at once: their columns and their part of X stay in cache together
+_TILE_ROWS, _TILE_COLUMNS = 4096, 64  # what is turned at once stays in a core's second-level cache
+_LINE_BYTES = 64
 
 
 class Design:
@@ -20,22 +21,23 @@ class Design:
     def __init__(self, rows: int, features: list[str], others: list[str], dtype: str, intercept: bool) -> None:
         self.features, self.intercept, self.filled = features, int(intercept), 0
         self.X = np.empty((rows, len(features) + self.intercept), dtype=dtype)
-        if intercept:
-            self.X[:, 0] = 1.0
+        # One cache line longer than the rows: columns a power of two apart would push each other out of the cache.
+        pitch = _TILE_ROWS + _LINE_BYTES // self.X.itemsize
+        self._tile = np.empty((min(len(features), _TILE_COLUMNS), pitch), dtype=dtype)
         self.vectors = {name: np.empty(rows) for name in others}
 
     def append(self, batch: pa.RecordBatch | Columns) -> None:
         """Write the next rows. Missing values become NaN."""
         stop = self.filled + len(batch)
-        X = self.X[self.filled : stop]
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
-            matrix = batch.matrix(self.features) if isinstance(batch, Columns) else None
-            if matrix is not None:
-                X[:, self.intercept :] = matrix
-            columns = [] if matrix is not None else [to_numpy(batch.column(name)) for name in self.features]
-            for i in range(0, len(batch), _TURNED_ROWS):
-                for j, column in enumerate(columns, start=self.intercept):
-                    X[i : i + _TURNED_ROWS, j] = column[i : i + _TURNED_ROWS]
+        self.X[self.filled : stop, : self.intercept] = 1.0
+        X = self.X[self.filled : stop, self.intercept :]
+        matrix = batch.matrix(self.features) if isinstance(batch, Columns) else None
+        if matrix is not None:
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
+                X[:] = matrix
+        for j in range(0, len(self.features) if matrix is None else 0, _TILE_COLUMNS):
+            columns = [to_numpy(batch.column(name)) for name in self.features[j : j + _TILE_COLUMNS]]
+            self._turn(columns, X[:, j : j + _TILE_COLUMNS])
         for name, vector in self.vectors.items():
             vector[self.filled : stop] = to_numpy(batch.column(name))
         self.filled = stop
@@ -44,6 +46,17 @@ class Design:
         """Return the rows written so far, ``X`` and ``vectors``, and begin anew in the same memory."""
         n, self.filled = self.filled, 0
         return self.X[:n], {name: vector[:n] for name, vector in self.vectors.items()}
+
+    def _turn(self, columns: list[np.ndarray], X: np.ndarray) -> None:
+        """Write columns side by side, so that whole lines of ``X`` go to memory: tile by tile, each column first into
+        the tile, which also brings it to the dtype of ``X``."""
+        tile = self._tile[: len(columns)]
+        for i in range(0, len(X), _TILE_ROWS):
+            part = X[i : i + _TILE_ROWS]
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
+                for row, column in zip(tile, columns, strict=True):
+                    row[: len(part)] = column[i : i + _TILE_ROWS]
+            part[:] = tile[:, : len(part)].T
 
 
 def to_numpy(column: pa.Array | np.ndarray) -> np.ndarray:
