@@ -98,9 +98,9 @@ def fit(
     command : str, optional
         How to run this again, for the report.
     **options
-        The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, weights, offset,
-        family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype, storage, chunk_rows, tol,
-        rel_gap, max_passes, start.
+        The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, categorical,
+        weights, offset, missing, family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype,
+        storage, chunk_rows, tol, rel_gap, max_passes, start.
 
     Raises
     ------
@@ -286,6 +286,7 @@ class _Fitting:
             notes=self.notes,
             nbytes=plan.bytes,
             truth=source.truth,
+            **source.coding,
             chunks={"count": plan.chunks, "rows": plan.chunk_rows, "spread": spread},
             tasks=rows.tasks,
             tasks_dropped=seen.tasks_dropped,
@@ -316,7 +317,15 @@ class _Fitting:
             assert request.data is not None
             assert request.target is not None
             self.progress.phase(f"looking at {quoted(request.data)}")
-            source = open_source(request.data, request.target, request.features, request.weights, request.offset)
+            source = open_source(
+                request.data,
+                request.target,
+                request.features,
+                request.weights,
+                request.offset,
+                request.categorical or (),
+                request.missing,
+            )
         source.open(self.client)
         for text in source.notes:
             self.note(text)
@@ -374,12 +383,10 @@ class _Fitting:
                 )
             self.checkpoint_now()
             if fitted.status == "interrupted" and self.folder is not None:
-                result = Result.of(
-                    self.request, fitted, source.names, plan.rows, self.seconds, notes=self.notes, nbytes=plan.bytes
-                )
-                write_data(
-                    self.folder, result, self.planned(plan)
-                )  # no pages: whoever pressed Ctrl-C does not wait for them
+                told = {"notes": self.notes, "nbytes": plan.bytes, **source.coding}
+                result = Result.of(self.request, fitted, source.names, plan.rows, self.seconds, **told)
+                # No pages: whoever pressed Ctrl-C does not wait for them.
+                write_data(self.folder, result, self.planned(plan))
                 raise KeyboardInterrupt
             return fitted, rows, spread
         except KeyboardInterrupt:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clusterglm.glm.trace import Tolerance
 
 DTYPES = ("float64", "float32")
+MISSING = ("raise", "drop")
 STORAGES = ("auto", "memory", "stream", "disk")
 _LARGEST_SEED = 2**63 - 1
 # On the iterates, so a fit may resume with others.
@@ -48,8 +49,10 @@ class Request:
     data: str | None = None
     target: str | None = None
     features: tuple[str, ...] | None = None
+    categorical: tuple[str, ...] | None = None
     weights: str | None = None
     offset: str | None = None
+    missing: str = "raise"
     family: str | None = None
     link: str | None = None
     penalty: str | None = None
@@ -70,10 +73,11 @@ class Request:
         for name in ("solver", "data"):  # paths may come as Path objects
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(getattr(self, name)))
-        if isinstance(self.features, str):
-            object.__setattr__(self, "features", split_names(self.features, "--features"))
-        elif self.features is not None:
-            object.__setattr__(self, "features", tuple(self.features))
+        for name in ("features", "categorical"):
+            given = getattr(self, name)
+            if given is not None:
+                names = split_names(given, f"--{name}") if isinstance(given, str) else tuple(given)
+                object.__setattr__(self, name, names)
         self._check_data()
         self._check_numbers()
         _ = self.model
@@ -90,8 +94,12 @@ class Request:
             raise UsageError("fit", None, "no data: give --rows N for generated rows, or --data PATH --target COLUMN")
         if self.rows is not None and self.data is not None:
             raise UsageError("--rows", self.rows, "given together with --data: give one of them")
+        if self.missing not in MISSING:
+            raise unknown("--missing", self.missing, MISSING)
         if self.data is None:
-            for option in ("target", "features", "weights", "offset"):
+            if self.missing != "raise":
+                raise UsageError("--missing", self.missing, "needs --data: generated rows have no missing values")
+            for option in ("target", "features", "categorical", "weights", "offset"):
                 if getattr(self, option) is not None:
                     raise UsageError(f"--{option}", getattr(self, option), "needs --data: generated rows have none")
             return
@@ -115,6 +123,11 @@ class Request:
                     raise UsageError("--features", column, "is the target")
                 if self.features.count(column) > 1:
                     raise UsageError("--features", column, "named twice")
+        for column in self.categorical or ():
+            if column in (self.target, self.weights, self.offset):
+                raise UsageError("--categorical", column, "is no feature: name only features")
+            if self.features is not None and column not in self.features:
+                raise UsageError("--categorical", column, "is not among --features")
 
     def _check_numbers(self) -> None:
         _ = self.row_count, self.rows_per_chunk
@@ -256,7 +269,8 @@ class Request:
     def identity(self) -> dict[str, Any]:
         """Return the options that the iterates depend on, for a checkpoint's fingerprint."""
         options = {k: v for k, v in asdict(self).items() if k not in _WITHOUT_EFFECT}
-        return options | {"rows": self.row_count, "features": None if self.features is None else list(self.features)}
+        lists = {name: None if (v := getattr(self, name)) is None else list(v) for name in ("features", "categorical")}
+        return options | lists | {"rows": self.row_count}
 
     def options(self) -> dict[str, Any]:
         """Return all options as JSON-able values, from which ``Request(**options)`` is the same request."""

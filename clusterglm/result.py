@@ -22,11 +22,12 @@ _PACKAGES = ("clusterglm", "dask", "distributed", "numpy")
 class Result:
     """A finished fit.
 
-    ``coefficients`` are in the order of ``feature_names``, in the columns' own units; ``objective`` is the mean loss
-    (half the unit deviance) plus the penalty. ``history`` holds one list a column of ``history.parquet``. Sizes in
-    bytes, times in seconds. ``direction`` (intercept first, where there is one) is the verified direction along which
-    the coefficients grow without end, where the status is ``no_finite_mle``. ``request`` has all options of the fit, so
-    that it can be called again; secrets in them are redacted.
+    ``coefficients`` are in the order of ``feature_names``, in the columns' own units. ``features`` are the columns of
+    the data that these are made of, ``levels`` the labels of those that are coded, the reference first. ``objective``
+    is the mean loss (half the unit deviance) plus the penalty. ``history`` holds one list a column of
+    ``history.parquet``. Sizes in bytes, times in seconds. ``direction`` (intercept first, where there is one) is the
+    verified direction along which the coefficients grow without end, where the status is ``no_finite_mle``.
+    ``request`` has all options of the fit, so that it can be called again; secrets in them are redacted.
     """
 
     solver: str
@@ -44,6 +45,8 @@ class Result:
     coefficients: np.ndarray
     intercept: float | None
     feature_names: list[str]
+    features: list[str]
+    levels: dict[str, list[str]]
     objective: float
     null_objective: float
     certificate: dict[str, Any]
@@ -96,6 +99,8 @@ class Result:
         rel_gap = tolerance.rel_gap
         told: dict[str, Any] = {
             "chunks": {"count": 1, "rows": rows, "spread": {}},
+            "features": list(names),
+            "levels": {},
             "tasks": 0,
             "tasks_dropped": 0,
             "workers": 0,
@@ -162,8 +167,9 @@ class Result:
 
     def model(self) -> dict[str, Any]:
         """Return the content of ``model.json``: all that a prediction needs."""
-        keys = ("family", "link", "feature_names", "coefficients", "intercept", "status", "versions")
-        return {"schema": 1} | {key: getattr(self, key) for key in keys}
+        keys = ("family", "link", "feature_names", "coefficients", "intercept", "features", "levels")
+        told = {key: getattr(self, key) for key in (*keys, "status", "versions")}
+        return {"schema": 1} | told | {"offset": self.request.get("offset")}
 
 
 def _history(fitted: glm.Fit) -> dict[str, Sequence[Any]]:

@@ -218,7 +218,7 @@ DATA = [
         one(b=2 * HALF - 1, y=HALF),
         True,
     ),
-    Row("30", f"newton {T},day", 5, r"column day \(datetime\): not a number: leave it out with", one(day=DAYS)),
+    Row("30", f"newton {T},day", 5, r"column day \(datetime\): neither number nor category: leave", one(day=DAYS)),
     Row("34", f"newton {T}", 5, r"column a \(1e\+300\): its square is not finite: .*rescale", one(a=WILD)),
     Row("35", f"gradient_descent {STEEP} --max-passes 4 --out run", 3, "", one(a=FAR, k=np.exp(FAR / 20)), True),
     Row("36", f"newton --data t.parquet --target yy {F}", 5, r"--target \(yy\): no .* did you mean y\? One of ", one()),

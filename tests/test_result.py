@@ -92,9 +92,13 @@ def test_the_model_is_all_that_a_prediction_needs(arrays: Any) -> None:
         "feature_names",
         "coefficients",
         "intercept",
+        "features",
+        "levels",
+        "offset",
         "status",
         "versions",
     }
+    assert (model["features"], model["levels"], model["offset"]) == (model["feature_names"], {}, None)
     assert model["coefficients"] is result.coefficients
 
 

@@ -30,9 +30,15 @@ def fit(
     seed: int | None = typer.Option(None, metavar="N", help="Seed of generated rows.  [default: 20009]"),
     data: str | None = typer.Option(None, metavar="PATH", help="Read a file, folder or pattern of parquet or csv."),
     target: str | None = typer.Option(None, metavar="COL", help="The column to explain."),
-    features: str | None = typer.Option(None, metavar="A,B,...", help="Columns to use.  [default: all numbers]"),
+    features: str | None = typer.Option(None, metavar="A,B,...", help="Columns to use.  [default: numbers and text]"),
+    categorical: str | None = typer.Option(
+        None, metavar="A,B,...", help="Columns whose numbers are levels, as text always is."
+    ),
     weights: str | None = typer.Option(None, metavar="COL", help="The column of the rows' weights."),
     offset: str | None = typer.Option(None, metavar="COL", help="The column added to the linear predictor."),
+    missing: str | None = typer.Option(
+        None, metavar="P", help="Rows with a missing value: raise an error, or drop them.  [default: raise]"
+    ),
     family: str | None = typer.Option(None, metavar="F", help="gaussian, binomial or poisson."),
     link: str | None = typer.Option(None, metavar="L", help="The family's canonical link, and no other yet."),
     penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2 or elastic-net."),

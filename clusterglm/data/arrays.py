@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from clusterglm.data.columns import Column, Look, Schema
 from clusterglm.data.files import DataFile, Piece
@@ -24,7 +25,8 @@ from clusterglm.errors import DataError, quoted
 MATRIX = "X"
 _PIECE_BYTES = 16 * 2**20  # of arrays that are stored in one
 _LARGEST_PIECE = 256 * 2**20
-_KINDS = {"i": "number", "u": "number", "f": "number", "b": "bool", "c": "complex", "M": "datetime", "m": "datetime"}
+_NAMED = {"number": "iuf", "bool": "b", "complex": "c", "datetime": "Mm", "string": "UT"}
+_KINDS = {letter: kind for kind, letters in _NAMED.items() for letter in letters}
 
 
 class Columns:
@@ -45,6 +47,10 @@ class Columns:
         cuts = {id(array): array[cut] for array, _ in self.places.values()}  # a matrix stays one
         return Columns({name: (cuts[id(array)], j) for name, (array, j) in self.places.items()}, cut.stop - first)
 
+    def to_arrow(self) -> pa.RecordBatch:
+        """Return the rows as Arrow has them, each column by itself."""
+        return pa.RecordBatch.from_pydict({name: as_arrow(self.column(name)) for name in self.places})
+
     def column(self, name: str) -> np.ndarray:
         """Return a column, (rows,), in the dtype that it has."""
         array, j = self.places[name]
@@ -58,6 +64,12 @@ class Columns:
             if first is None or other is not array or j != first + i:
                 return None
         return array[:, first : first + len(names)] if first is not None else None
+
+
+def as_arrow(column: np.ndarray) -> pa.Array:
+    """Return a column of numbers or text as Arrow has it, which knows no strides and no foreign order of bytes."""
+    native = object if column.dtype.kind == "T" else column.dtype.newbyteorder("=")
+    return pa.array(np.ascontiguousarray(column.astype(native, copy=False)))
 
 
 class _Part(NamedTuple):
@@ -181,7 +193,7 @@ def _names(file: DataFile, matrix: Any) -> tuple[str, ...]:
 def _kind(dtype: np.dtype[Any]) -> str:
     if dtype.subdtype is not None or dtype.names:
         return str(dtype)
-    return _KINDS.get(dtype.kind, "string")
+    return _KINDS.get(dtype.kind, str(dtype))
 
 
 def _piece_rows(parts: list[_Part]) -> int:

@@ -12,11 +12,16 @@ from clusterglm.errors import DataError, UsageError, quoted
 
 EXACT = 2**53  # whole numbers up to here are exact as float64
 _NUMERIC = {"number", "bool", "null"}  # null: nothing but missing values, which is a matter of the rows
+_CODED = {"string", "category", "code"}
+_TEXT = {"string", "category", "mixed"}
 _MOST_NAMES = 30
 
 
 class Column(NamedTuple):
-    """``kind`` is number, bool, null, string, category, datetime or another word; ``type`` the file's own name for it.
+    """``kind`` is number, bool, null, string, category, code, datetime or another word; ``type`` the file's own name.
+
+    A category is text that has declared its levels and their order, a code a number that was declared a category;
+    mixed is text that is mostly numbers.
 
     ``example`` shows a value that is no number, and where it stands, where that is known.
     """
@@ -45,7 +50,9 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns as the user named them; ``features`` None for every numeric column without another role.
+    """The columns as the user named them; ``features`` None for every number and category without another role.
+
+    ``categorical`` are features whose numbers are levels. A text is a category by itself, and a bool is 0 and 1.
 
     Raises
     ------
@@ -57,6 +64,7 @@ class Roles:
     features: tuple[str, ...] | None = None
     weights: str | None = None
     offset: str | None = None
+    categorical: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -68,10 +76,15 @@ class Roles:
                 raise UsageError(f"--{role}", column, "is the target")
             if column is not None:
                 named[column] = role
+        for name in self.categorical:
+            if name in named:
+                raise UsageError("--categorical", name, f"is the {named[name]}")
+            if self.features is not None and name not in self.features:
+                raise UsageError("--categorical", name, "is not among --features")
         if self.features is None:
             return
         if not any(self.features):
-            raise UsageError("--features", "", "names no column: leave it out to take every numeric one")
+            raise UsageError("--features", "", "names no column: leave it out to take every number and category")
         for feature in self.features:
             if feature in named:
                 raise UsageError("--features", feature, f"is the {named[feature]}")
@@ -91,30 +104,40 @@ def choose(schema: Schema, roles: Roles, url: str, ignored: Collection[str] = ()
     Raises
     ------
     DataError
-        A column is missing, not numeric, or there is no feature at all.
+        A column is missing, neither number nor category, or there is no feature at all.
     """
     for option, column in roles.others.items():
         if column not in schema:
             raise _missing(option, column, schema)
     taken = set(roles.others.values())
     free = [name for name in schema if name not in taken and name not in ignored]
-    for feature in roles.features or ():
-        if feature not in schema:
-            raise _missing("--features", feature, [name for name in schema if name not in taken])
+    for option, named in (("--features", roles.features or ()), ("--categorical", roles.categorical)):
+        for feature in named:
+            if feature not in schema:
+                raise _missing(option, feature, [name for name in schema if name not in taken])
     features = list(roles.features or free)
     if not features:
         raise DataError("--data", url, f"no columns besides the target {quoted(roles.target)}")
-    usable = [name for name in free if schema[name].kind in _NUMERIC]
+    usable = [name for name in free if schema[name].kind in _NUMERIC | _CODED]
     for name in features:
-        if schema[name].kind not in _NUMERIC:
+        if schema[name].kind == "mixed" and name not in roles.categorical:
+            cure = f"correct it, or take all values as levels with --categorical {quoted(name)}"
+            raise _not_a_number(f"column {quoted(name)}", schema[name], cure)
+        if schema[name].kind not in _NUMERIC | _CODED | {"mixed"}:
             rest = [feature for feature in features if feature in usable]
             cure = f"leave it out with --features {_listed(rest, ',')}" if rest else "no other column can be used"
-            raise _not_a_number(f"column {quoted(name)}", schema[name], cure)
+            raise DataError(f"column {quoted(name)}", schema[name].kind, f"neither number nor category: {cure}")
     for option, name in roles.others.items():
-        if schema[name].kind not in _NUMERIC:
+        if schema[name].kind not in _NUMERIC | {"code"}:
             cure = "map it to 0 and 1, or name another" if option == "--target" else "name another"
             raise _not_a_number(f"{option} {quoted(name)}", schema[name], cure)
     return features
+
+
+def coded(schema: Schema, features: Sequence[str], roles: Roles) -> list[str]:
+    """Return the features that are coded by their levels, in order."""
+    asked = _CODED | {"number", "null", "mixed"}
+    return [name for name in features if schema[name].kind in (asked if name in roles.categorical else _CODED)]
 
 
 def same(name: str, schema: Schema, first: str, expected: Schema, wanted: Sequence[str], whole: bool) -> None:
@@ -126,7 +149,7 @@ def same(name: str, schema: Schema, first: str, expected: Schema, wanted: Sequen
         if column not in schema:
             raise DataError(quoted(name), None, f"no column {quoted(column)}, which {quoted(first)} has: {_ALIKE}")
         here, there = schema[column], expected[column]
-        if here[:2] != there[:2] and "null" not in (here.kind, there.kind):
+        if here[:2] != there[:2] and "null" not in (here.kind, there.kind) and not {here.kind, there.kind} <= _TEXT:
             if here.kind not in _NUMERIC and here.example:
                 raise _not_a_number(f"column {quoted(column)}", here, f"{there.type} in {quoted(first)}: correct it")
             text = f"column {quoted(column)} is {here.type}, in {quoted(first)} {there.type}: {_ALIKE}"

@@ -25,7 +25,7 @@ _TASK_BYTES = 8 * _PIECE_BYTES
 _SAMPLE_BYTES = 2**20
 _HEADERS = 32  # headers that one task reads
 _ONE_ROW_A_LINE = "one row a line, with no line break inside quotes: correct it, or write it as parquet"
-_TYPES = {"number": pa.float64(), "null": pa.float64(), "bool": pa.bool_()}
+_TYPES = {"number": pa.float64(), "null": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
 
 
 class _Head(NamedTuple):
@@ -125,19 +125,30 @@ def _header(file: DataFile, line: bytes) -> tuple[str, ...]:
 
 
 def _column(file: DataFile, values: pa.ChunkedArray) -> Column:
-    word = kind_of(values.type)
-    if word != "string":
-        return Column(word, word)
-    for row, value in enumerate(values.to_pylist()):
-        try:
-            float(value or "nan")
-        except ValueError:
-            return Column(word, word, f"{value} in {file.name}, line {row + 2}")
-    return Column(word, word)
+    """Return what a column holds as its first megabyte has it: numbers with a word among them are neither."""
+    kind = kind_of(values.type)
+    if kind != "string":
+        return Column(kind, kind)
+    distinct = values.drop_null().unique()
+    words = [value for value in distinct.to_pylist() if not _is_number(value)]
+    if not words:
+        return Column(kind, kind)
+    example = f"{words[0]} in {file.name}, line {pc.index(values, words[0]).as_py() + 2}"
+    return Column("mixed" if 2 * len(words) <= len(distinct) else kind, kind, example)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the file's pieces, in order; ``kinds`` names the columns and says which are bool.
+    """Yield the rows of the file's pieces, in order; ``kinds`` names the columns and says which are bool or text.
+
+    Empty, NA, NaN, null and their like are missing values in a text as in a number.
 
     Raises
     ------
@@ -158,7 +169,7 @@ def _parse(file: DataFile, piece: Piece, data: bytes, types: dict[str, pa.DataTy
             pa.py_buffer(data),
             pyarrow.csv.ReadOptions(use_threads=False, column_names=list(file.header), block_size=len(data) + 1),
             pyarrow.csv.ParseOptions(ignore_empty_lines=False),
-            pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types or ())),
+            pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types or ()), strings_can_be_null=True),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise _refusal(file, piece, str(error)) from error

@@ -1,6 +1,9 @@
-"""From Arrow's columns to the rows of a design matrix."""
+"""From the columns of files to the rows of a design matrix."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -8,19 +11,43 @@ import pyarrow.compute as pc
 
 from clusterglm.data.arrays import Columns
 
+if TYPE_CHECKING:
+    from clusterglm.data.levels import Levels
+
 _TILE_ROWS, _TILE_COLUMNS = 4096, 64  # what is turned at once stays in a core's second-level cache
 _LINE_BYTES = 64
 
 
 class Design:
-    """``X`` (rows, features) in ``dtype``, C-contiguous, with a leading column of ones where ``intercept`` is true.
+    """``X`` (rows, columns) in ``dtype``, C-contiguous, with a leading column of ones where ``intercept`` is true.
 
-    ``vectors`` holds a float64 column of ``rows`` for the target, and the weights and the offset where they are named.
+    A feature is one column; one with ``levels`` is a 0/1 column for each of them but the first. ``vectors`` holds a
+    float64 column of ``rows`` for the target, and the weights and the offset where they are named.
     """
 
-    def __init__(self, rows: int, features: list[str], others: list[str], dtype: str, intercept: bool) -> None:
-        self.features, self.intercept, self.filled = features, int(intercept), 0
-        self.X = np.empty((rows, len(features) + self.intercept), dtype=dtype)
+    def __init__(
+        self,
+        rows: int,
+        features: list[str],
+        others: list[str],
+        dtype: str,
+        intercept: bool,
+        levels: Mapping[str, Levels] | None = None,
+    ) -> None:
+        self.levels, self.intercept, self.filled = levels or {}, int(intercept), 0
+        self.numbers: dict[int, list[str]] = {}  # features side by side, at the column of X that is the first of them
+        self.coded: dict[int, str] = {}
+        width, beside = self.intercept, -1
+        for name in features:
+            if name in self.levels:
+                self.coded[width] = name
+                width += len(self.levels[name].labels) - 1
+                continue
+            if beside < 0 or width != beside + len(self.numbers[beside]):
+                beside = width
+            self.numbers.setdefault(beside, []).append(name)
+            width += 1
+        self.X = np.empty((rows, width), dtype=dtype)
         # One cache line longer than the rows: columns a power of two apart would push each other out of the cache.
         pitch = _TILE_ROWS + _LINE_BYTES // self.X.itemsize
         self._tile = np.empty((min(len(features), _TILE_COLUMNS), pitch), dtype=dtype)
@@ -29,15 +56,13 @@ class Design:
     def append(self, batch: pa.RecordBatch | Columns) -> None:
         """Write the next rows. Missing values become NaN."""
         stop = self.filled + len(batch)
-        self.X[self.filled : stop, : self.intercept] = 1.0
-        X = self.X[self.filled : stop, self.intercept :]
-        matrix = batch.matrix(self.features) if isinstance(batch, Columns) else None
-        if matrix is not None:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
-                X[:] = matrix
-        for j in range(0, len(self.features) if matrix is None else 0, _TILE_COLUMNS):
-            columns = [to_numpy(batch.column(name)) for name in self.features[j : j + _TILE_COLUMNS]]
-            self._turn(columns, X[:, j : j + _TILE_COLUMNS])
+        X = self.X[self.filled : stop]
+        X[:, : self.intercept] = 1.0
+        for first, names in self.numbers.items():
+            self._write_numbers(batch, names, X[:, first : first + len(names)])
+        for first, name in self.coded.items():
+            levels = self.levels[name]
+            _write_codes(levels.codes(batch.column(name)), X[:, first : first + len(levels.labels) - 1])
         for name, vector in self.vectors.items():
             vector[self.filled : stop] = to_numpy(batch.column(name))
         self.filled = stop
@@ -46,6 +71,16 @@ class Design:
         """Return the rows written so far, ``X`` and ``vectors``, and begin anew in the same memory."""
         n, self.filled = self.filled, 0
         return self.X[:n], {name: vector[:n] for name, vector in self.vectors.items()}
+
+    def _write_numbers(self, batch: pa.RecordBatch | Columns, names: list[str], X: np.ndarray) -> None:
+        matrix = batch.matrix(names) if isinstance(batch, Columns) else None
+        if matrix is not None:
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
+                X[:] = matrix
+            return
+        for j in range(0, len(names), _TILE_COLUMNS):
+            columns = [to_numpy(batch.column(name)) for name in names[j : j + _TILE_COLUMNS]]
+            self._turn(columns, X[:, j : j + _TILE_COLUMNS])
 
     def _turn(self, columns: list[np.ndarray], X: np.ndarray) -> None:
         """Write columns side by side, so that whole lines of ``X`` go to memory: tile by tile, each column first into
@@ -57,6 +92,14 @@ class Design:
                 for row, column in zip(tile, columns, strict=True):
                     row[: len(part)] = column[i : i + _TILE_ROWS]
             part[:] = tile[:, : len(part)].T
+
+
+def _write_codes(codes: np.ndarray, X: np.ndarray) -> None:
+    """Write a 1 where a row has a level, 0 elsewhere, NaN where it has none that is known."""
+    X[:] = 0.0
+    (rows,) = np.nonzero(codes > 0)
+    X[rows, codes[rows] - 1] = 1.0
+    X[codes < 0] = np.nan
 
 
 def to_numpy(column: pa.Array | np.ndarray) -> np.ndarray:

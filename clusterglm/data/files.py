@@ -77,7 +77,8 @@ class DataFile:
 
     ``path`` is a URL where it is an object of a remote store. ``modified`` is its mtime in ns, the version of an
     object, or a digest of all that a Zarr store holds; ``group`` the part of it that is meant, ``header`` the columns
-    of a csv file in its order, ``first`` the global index of its first row.
+    of a csv file in its order, ``first`` the global index of its first row. ``kept`` are, where rows with missing
+    values are left out, those that stay of every piece, as (first, rows) counted within the file.
     """
 
     path: Path | str
@@ -88,10 +89,16 @@ class DataFile:
     header: tuple[str, ...] = ()
     pieces: tuple[Piece, ...] = ()
     first: int = 0
+    kept: tuple[tuple[int, int], ...] | None = None
 
     @property
     def rows(self) -> int:
-        return sum(piece.rows for piece in self.pieces)
+        return sum(rows for _, rows in self.held)
+
+    @property
+    def held(self) -> tuple[tuple[int, int], ...]:
+        """The first row and the rows of every piece, those without missing values where the others are left out."""
+        return tuple((piece.first, piece.rows) for piece in self.pieces) if self.kept is None else self.kept
 
 
 def state(path: Path | str) -> tuple[int, int | str]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from clusterglm.data import remote
 from clusterglm.data.columns import EXACT, Column, Look, Schema
 from clusterglm.data.files import DataFile, Piece, unchanged
+from clusterglm.data.levels import is_text
 from clusterglm.errors import DataError, quoted
 
 _FOOTERS = 32  # footers that one task reads
@@ -39,7 +40,8 @@ def _footer(file: DataFile, shared: dict[Any, Schema]) -> Look:
         names = [quoted(name) for name in arrow.names if arrow.names.count(name) > 1]
         if names:
             raise DataError(quoted(file.name), None, f"column {names[0]} is there twice: rename one")
-        schema = {field.name: Column(kind_of(field.type), str(field.type)) for field in arrow}
+        declared = _declared(arrow)
+        schema = {field.name: _column(field, field.name in declared) for field in arrow}
         schema = shared.setdefault(tuple(schema.items()), schema)
         pieces, row = [], 0
         for group in range(footer.num_row_groups):
@@ -51,6 +53,20 @@ def _footer(file: DataFile, shared: dict[Any, Schema]) -> Look:
         large = {f.name: _largest(footer, leaves[f.name]) for f in arrow if f.type in (pa.int64(), pa.uint64())}
     large = {name: value for name, value in large.items() if value is None or value > EXACT}
     return Look(replace(file, pieces=tuple(piece for piece in pieces if piece.rows)), schema, large, frozenset(index))
+
+
+def _declared(arrow: pa.Schema) -> set[str]:
+    """Return the columns whose writer said that they are categories: other dictionaries only save space."""
+    columns = (arrow.pandas_metadata or {}).get("columns", ())
+    return {column.get("name") for column in columns if column.get("pandas_type") == "categorical"}
+
+
+def _column(field: pa.Field, declared: bool) -> Column:
+    kind = kind_of(field.type)
+    ordered = pa.types.is_dictionary(field.type) and field.type.ordered
+    if declared or ordered:
+        kind = {"string": "category", "number": "code"}.get(kind, kind)
+    return Column(kind, str(field.type))
 
 
 def _largest(footer: pq.FileMetaData, leaf: int) -> int | None:
@@ -74,17 +90,18 @@ def kind_of(type: pa.DataType) -> str:
         return "bool"
     if t.is_null(type):
         return "null"
-    if t.is_string(type) or t.is_large_string(type) or t.is_string_view(type):
+    if is_text(type):
         return "string"
     if t.is_dictionary(type):
-        return "category"
+        return kind_of(type.value_type)
     if t.is_temporal(type):
         return "datetime"
     return str(type)
 
 
 def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the file's pieces, in order; ``kinds`` names the columns.
+    """Yield the rows of the file's pieces, in order; ``kinds`` names the columns, of which categories come as
+    dictionaries.
 
     Raises
     ------
@@ -94,8 +111,9 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
     groups = [piece.start for piece in file.pieces]
     size = max(_BATCH_VALUES // len(kinds), 1024)
     place = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
+    texts = [name for name, kind in kinds.items() if kind in ("string", "category")]
     with _raw(file) as raw:
-        opened = _parquet(raw, file)
+        opened = _parquet(raw, file, texts)
         with _readable(file, place):
             if isinstance(raw, remote.RangedFile):
                 yield from _fetched(raw, opened, groups, size, kinds)
@@ -110,10 +128,11 @@ def _raw(file: DataFile) -> Any:
     return pa.OSFile(os.fsencode(file.path), "rb")
 
 
-def _parquet(raw: Any, file: DataFile) -> pq.ParquetFile:
+def _parquet(raw: Any, file: DataFile, texts: Sequence[str] = ()) -> pq.ParquetFile:
+    ahead = not isinstance(raw, remote.RangedFile)  # which is told itself what to fetch
+    words = {"buffer_size": _READ_BYTES, "pre_buffer": ahead, "page_checksum_verification": True}
     with _readable(file, "footer"):
-        ahead = not isinstance(raw, remote.RangedFile)  # which is told itself what to fetch
-        return pq.ParquetFile(raw, buffer_size=_READ_BYTES, pre_buffer=ahead, page_checksum_verification=True)
+        return pq.ParquetFile(raw, read_dictionary=texts, **words)
 
 
 def _fetched(

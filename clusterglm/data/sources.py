@@ -8,17 +8,18 @@ import json
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clusterglm.data.chunk import Chunk, Held, block_rows
 from clusterglm.data.chunks import Plan, local_problem_rows
-from clusterglm.data.columns import Look, Roles, Schema, choose, same
+from clusterglm.data.columns import Look, Roles, Schema, choose, coded, same
 from clusterglm.data.dask_rows import Make, map_where, retried
 from clusterglm.data.disk import OnDisk
 from clusterglm.data.files import DataFile, Location, location, unchanged
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from distributed import Client, Future
 
+    from clusterglm.data.levels import Levels
+
 _MOST_NAMED = 3
 
 
@@ -39,7 +42,11 @@ class Source(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """The features in order; the intercept is none of them."""
+        """The columns of the design matrix in order; the intercept is none of them."""
+
+    @property
+    def coding(self) -> dict[str, Any]:
+        """What a prediction needs to make these columns again: ``features``, and the ``levels`` of those coded."""
 
     @property
     def rows(self) -> int: ...
@@ -89,19 +96,23 @@ def open_source(
     features: Sequence[str] | None = None,
     weights: str | None = None,
     offset: str | None = None,
+    categorical: Sequence[str] = (),
+    missing: str = "raise",
 ) -> FileSource:
     """Return the source for a file, a folder or a pattern, as a path or a URL; nothing is touched before ``open``.
 
     Parquet, csv, .npy, Zarr and HDF5 are read; ``::/GROUP`` behind it means a part of a Zarr store or an HDF5 file.
-    ``features`` are the columns to fit, in order; None takes every numeric or bool column without another role.
+    ``features`` are the columns to fit, in order; None takes every number, bool or text without another role. Texts,
+    and the numbers in ``categorical``, are coded by their levels. ``missing`` is raise, or drop to leave out the rows
+    where a column that is used has no value.
 
     Raises
     ------
     UsageError
         The URL cannot be read here, or the names of the columns contradict each other.
     """
-    roles = Roles(target, None if features is None else tuple(features), weights, offset)
-    return FileSource(url, location(url), roles)
+    roles = Roles(target, None if features is None else tuple(features), weights, offset, tuple(categorical))
+    return FileSource(url, location(url), roles, missing == "drop")
 
 
 class FileSource:
@@ -115,15 +126,27 @@ class FileSource:
         What it means.
     roles : Roles
         The columns to use.
+    drop : bool
+        Whether rows in which one of them has no value are left out.
+
+    Attributes
+    ----------
+    features : list of str
+        The columns that are features, ``names`` those of the design matrix.
+    levels : dict of Levels
+        Of the features that are coded.
     """
 
     truth = None
     random_access = False
 
-    def __init__(self, url: str, path: Location, roles: Roles) -> None:
-        self.url, self.path, self.roles = url, path, roles
+    def __init__(self, url: str, path: Location, roles: Roles, drop: bool = False) -> None:
+        self.url, self.path, self.roles, self.drop = url, path, roles, drop
         self.extra_columns = len(roles.others)
+        self.features: list[str] = []
         self.names: list[str] = []
+        self.levels: dict[str, Levels] = {}
+        self._run: Callable[..., list[Any]] = partial(_run, None)
         self.notes: list[str] = []
         self.files: list[DataFile] = []
         self.kinds: dict[str, str] = {}
@@ -136,7 +159,7 @@ class FileSource:
     def open(self, client: Client | None) -> None:
         if client is not None and str(self.path.path).startswith("memory://"):
             raise UsageError("--data", self.url, "is in this process alone: write it where workers see it")
-        run = partial(_run, client)
+        run = self._run = partial(_run, client)
         [(self.format, files, self.notes)] = run(partial(find, self.path, home=socket.gethostname()), [self.url])
         looks = self._reader.look(run, files)
         full = [look for look in looks if look.file.rows]
@@ -145,26 +168,30 @@ class FileSource:
         if empty := [look.file.name for look in looks if not look.file.rows]:
             self.notes.append(f"note: {_some(empty)}: no rows, skipped")
         self.notes += [note for look in looks for note in look.notes][:_MOST_NAMED]
-        self._choose(full)
-        self.files, row = [], 0
-        for look in full:
-            self.files.append(replace(look.file, first=row))
-            row += look.file.rows
+        to_code = self._choose(full)
+        self.files = _numbered([look.file for look in full])
+        if to_code or self.drop:
+            self._count(to_code)
+        names = [self.levels[name].names(name) if name in self.levels else [name] for name in self.features]
+        self.names = list(chain.from_iterable(names))
+        if not self.names:
+            raise DataError("--data", self.url, f"no columns besides the target {quoted(self.roles.target)}")
 
-    def _choose(self, looks: list[Look]) -> None:
-        """Settle the columns, which all files must have alike, and note what is lost in them."""
+    def _choose(self, looks: list[Look]) -> list[str]:
+        """Settle the columns, which all files must have alike, and note what is lost in them; return those to code."""
         schema: Schema = dict(looks[0].schema)
         for look in looks[1:]:
             for name, column in look.schema.items():
                 if name in schema and schema[name].kind == "null":  # nothing but missing values so far
                     schema[name] = column
         index = set() if self.roles.features else looks[0].numbering & schema.keys() - set(self.roles.others.values())
-        self.names = choose(schema, self.roles, self.url, index)
-        wanted = [*self.names, *self.roles.others.values()]
+        self.features = choose(schema, self.roles, self.url, index)
+        wanted = [*self.features, *self.roles.others.values()]
         for i, look in enumerate(looks):
             if not i or look.schema is not looks[i - 1].schema:
                 same(look.file.name, look.schema, looks[0].file.name, schema, wanted, self.roles.features is None)
-        self.kinds = {name: schema[name].kind for name in wanted}
+        kinds = {name: schema[name].kind for name in wanted}
+        self.kinds = {name: "string" if kind == "mixed" else kind for name, kind in kinds.items()}
         for name in sorted(index):
             shown = f"column {quoted(name)}: numbers the rows" if name else "the column without a name"
             self.notes.append(f"note: {shown}: left out")
@@ -174,6 +201,44 @@ class FileSource:
                 self.notes.append(f"warning: column {quoted(name)} ({max(known)}): rounded to float64")
             elif sizes:
                 self.notes.append(f"note: column {quoted(name)}: values above 2^53, if any, are rounded to float64")
+        return coded(schema, self.features, self.roles)
+
+    def _count(self, to_code: list[str]) -> None:
+        """Find the levels, and the rows that are complete, in one pass.
+
+        Raises
+        ------
+        DataError
+            Too many levels; a missing value, unless such rows are left out, or nothing else is left.
+        """
+        from clusterglm.data import census
+
+        kinds = self.kinds if self.drop else {name: self.kinds[name] for name in to_code}
+        found = census.take(self._run, self._reader.batches, self.files, kinds, to_code)
+        worst = ", ".join(f"{quoted(name)} {count}" for name, count in found.missing.most_common(_MOST_NAMED))
+        if self.drop:
+            before, kept = self.rows, iter(found.kept)
+            self.files = _numbered([_thinned(file, kept) for file in self.files])
+            if not self.files:
+                raise DataError("--data", self.url, f"no row without a missing value ({worst}): leave out such columns")
+            if self.rows < before:
+                rows = f"{before - self.rows} of {before} rows left out"
+                self.notes.append(f"note: --missing drop: {rows}, missing values: {worst}")
+        elif found.missing:
+            name, count = found.missing.most_common(1)[0]
+            place, row = found.first[name]
+            at = f"{count} missing, the first in {self._words(self.files[place], row)}"
+            raise DataError(f"column {quoted(name)}", at, "--missing drop leaves such rows out, or fill them")
+        self.levels = found.levels()
+        for name, levels in self.levels.items():
+            self.notes.append(f"note: column {quoted(name)}: {levels}")
+        for name, words in found.words().items():
+            self.notes.append(f"warning: column {quoted(name)} ({', '.join(words)}): a level, not a missing value")
+
+    @property
+    def coding(self) -> dict[str, Any]:
+        levels = {name: list(levels.labels) for name, levels in self.levels.items()}
+        return {"features": self.features, "levels": levels}
 
     @property
     def _reader(self) -> Any:
@@ -184,7 +249,7 @@ class FileSource:
             "source": f"{self.format}::/{self.path.group}" if self.path.group else self.format,
             "files": [[file.name, file.size, file.modified] for file in self.files],
             "rows": self.rows,
-            "features": self.names,
+            **self.coding,
             "target": self.roles.target,
             "weights": self.roles.weights,
             "offset": self.roles.offset,
@@ -195,13 +260,15 @@ class FileSource:
 
     def part(self, bounds: tuple[int, int]) -> FileSource:
         part = copy.copy(self)
-        part.notes, part.files = [], []
+        part.notes, part.files, part._run = [], [], partial(_run, None)
         for file in self.files[self._place(bounds[0]) :]:
             first, last = bounds[0] - file.first, bounds[1] - file.first
             if last <= 0:
                 break
-            pieces = tuple(p for p in file.pieces if p.first < last and p.first + p.rows > first)
-            part.files.append(replace(file, pieces=pieces))
+            inside = [i for i, (f, rows) in enumerate(file.held) if f < last and f + rows > first and rows]
+            if inside:
+                cut = slice(inside[0], inside[-1] + 1)
+                part.files.append(replace(file, pieces=file.pieces[cut], kept=file.kept and file.kept[cut]))
         return part
 
     def windows(
@@ -219,7 +286,8 @@ class FileSource:
         from clusterglm.data.design import Design
 
         first, last = bounds
-        design = Design(min(rows, last - first), self.names, list(self.roles.others.values()), dtype, intercept)
+        others = list(self.roles.others.values())
+        design = Design(min(rows, last - first), self.features, others, dtype, intercept, self.levels)
         for batch in self._batches(bounds):
             done = 0
             while done < len(batch):
@@ -237,12 +305,16 @@ class FileSource:
 
     def _batches(self, bounds: tuple[int, int]) -> Iterator[pa.RecordBatch]:
         """Yield the rows from ``bounds[0]`` to ``bounds[1] - 1`` as the files hold them."""
+        from clusterglm.data.levels import without_gaps
+
         first, last = bounds
         for file in self.part(bounds).files:
             with unchanged(file):
-                row = file.first + file.pieces[0].first
-                end = min(file.first + file.pieces[-1].first + file.pieces[-1].rows, last)
+                row = file.first + file.held[0][0]
+                end = min(file.first + sum(file.held[-1]), last)
                 for batch in self._reader.batches(file, self.kinds):
+                    if self.drop:
+                        batch = without_gaps(batch)
                     low, high = max(first - row, 0), min(end - row, len(batch))
                     if high > low:
                         yield batch.slice(low, high - low)
@@ -261,10 +333,36 @@ class FileSource:
         """Return the file and, counted from 1, the row (parquet) or the line (csv, whose first is the header)."""
         file = self.files[self._place(row)]
         inside = row - file.first
-        return f"{quoted(file.name)}, " + (f"line {inside + 2}" if self.format == "csv" else f"row {inside + 1}")
+        if file.kept is not None:
+            from clusterglm.data.census import nth_complete
+
+            place = bisect_right(file.kept, inside, key=lambda piece: piece[0]) - 1
+            piece = replace(file, pieces=file.pieces[place : place + 1])
+            task = (self._reader.batches, piece, self.kinds, inside - file.kept[place][0])
+            [inside] = self._run(nth_complete, [task])
+        return self._words(file, inside)
+
+    def _words(self, file: DataFile, row: int) -> str:
+        return f"{quoted(file.name)}, " + (f"line {row + 2}" if self.format == "csv" else f"row {row + 1}")
 
     def _place(self, row: int) -> int:
         return bisect_right(self.files, row, key=lambda file: file.first) - 1
+
+
+def _numbered(files: Iterable[DataFile]) -> list[DataFile]:
+    """Return the files that hold rows, each with the global index of its first one."""
+    numbered, row = [], 0
+    for file in files:
+        if file.rows:
+            numbered.append(replace(file, first=row))
+            row += file.rows
+    return numbered
+
+
+def _thinned(file: DataFile, kept: Iterator[int]) -> DataFile:
+    """Return the file without the rows that have a missing value; ``kept`` are the others of every piece."""
+    counts = list(islice(kept, len(file.pieces)))
+    return replace(file, kept=tuple(zip(accumulate(counts, initial=0), counts, strict=False)))
 
 
 def _some(names: list[str]) -> str:

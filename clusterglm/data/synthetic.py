@@ -43,6 +43,10 @@ class Synthetic:
 
     random_access = True
 
+    @property
+    def coding(self) -> dict[str, Any]:
+        return {"features": self.names, "levels": {}}
+
     @cached_property
     def truth(self) -> np.ndarray:
         """The generating coefficients, (columns,) float64."""

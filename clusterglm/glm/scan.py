@@ -44,7 +44,8 @@ class Scan:
     """Weighted moments and extremes of the rows; ``+`` merges two stretches of them.
 
     ``mean``, ``variance_sum`` (sum of w (x - mean)^2), ``smallest``, ``largest`` are (p,) over rows of positive weight.
-    ``bad_column`` is the column of the first value of X that is not finite; ``loss_at_zero`` is the sum of w l(y, 0).
+    ``bad_column`` is the column of the first value of X that is not finite; ``missing`` (p + 1,) counts the NaNs of its
+    columns and of y. ``loss_at_zero`` is the sum of w l(y, 0).
     """
 
     rows: int
@@ -60,6 +61,7 @@ class Scan:
     offset_sum: float
     largest_offset: float
     not_whole: int
+    missing: Array
     bad_x: Place
     bad_column: int
     bad_y: Place
@@ -141,6 +143,13 @@ def _not_finite(block: Block) -> tuple[Place, int]:
     return Place(block.start + i, float(X[i, j])), j
 
 
+def _missing(block: Block) -> Array:
+    """Return the NaNs of every column of X and of y, (p + 1,)."""
+    X = block.X
+    columns = np.bincount(X.indices[np.isnan(X.data)], minlength=X.shape[1]) if is_sparse(X) else np.isnan(X).sum(0)
+    return np.append(columns, np.isnan(block.y).sum()).astype(np.float64)
+
+
 def _outside(block: Block, family: Family) -> NDArray[np.bool_]:
     """Return which targets the family cannot take; a proportion tells nothing without the number of its trials."""
     outside = family.outside(block.y)
@@ -186,6 +195,7 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
             offset_sum=offset_sum,
             largest_offset=0.0 if offset is None else float(np.abs(offset).max(initial=0.0)),
             not_whole=int((y != np.floor(y)).sum()),
+            missing=_missing(block) if bad_x or not np.isfinite(target_sum) else np.zeros(p + 1),
             bad_x=bad_x,
             bad_column=bad_column,
             bad_y=_first(block, ~np.isfinite(y), y),
@@ -204,13 +214,19 @@ def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[in
         value = int(place.value) if np.isfinite(place.value) and place.value == int(place.value) else place.value
         return f"{value} in {locate(place.row)}"
 
-    not_finite = "not finite: drop or fill these rows"
+    def not_finite(missing: float = 0) -> str:
+        if not missing:
+            return "not finite: drop or fill these rows"
+        values = f"{missing:.0f} value{'s are' if missing > 1 else ' is'}"
+        return f"not finite: {values} missing: drop such rows (--missing drop), or fill them"
+
     family = model.family
     if seen.bad_x:
-        raise DataError(f"column {labels[seen.bad_column]}", at(seen.bad_x), not_finite)
+        missing = seen.missing[seen.bad_column]
+        raise DataError(f"column {labels[seen.bad_column]}", at(seen.bad_x), not_finite(missing))
     for name, place in ((f"target {target}", seen.bad_y), ("weights", seen.bad_weight), ("offset", seen.bad_offset)):
         if place:
-            raise DataError(name, at(place), not_finite)
+            raise DataError(name, at(place), not_finite(seen.missing[-1] if place is seen.bad_y else 0))
     if seen.negative_weight:
         raise DataError("weights", at(seen.negative_weight), "weights must be 0 or more")
     if seen.weight == 0:

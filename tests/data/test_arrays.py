@@ -247,9 +247,9 @@ def test_what_changes_is_noticed(frame: pd.DataFrame, tmp_path: Path, name: str)
         ("o.npy", np.array([{}, 1], dtype=object), r"^o.npy: holds Python objects, which could run anything: save an "),
         ("v.npy", np.zeros(5), r"^v.npy \(shape \(5,\)\): give a matrix of rows by columns, or a structured array$"),
         ("c.npy", np.zeros((5, 2, 2)), r"^c.npy \(shape \(5, 2, 2\)\): give a matrix"),
-        ("s.npy", np.zeros((5, 2), complex), r"^column x0 \(complex\): not a number"),
-        ("u.npy", np.array([["a", "b"]]), r"^column x0 \(string\): not a number"),
-        ("d.npy", np.zeros((5, 2), "M8[s]"), r"^column x0 \(datetime\): not a number"),
+        ("s.npy", np.zeros((5, 2), complex), r"^column x0 \(complex\): neither number nor category"),
+        ("u.npy", np.array([["a", "b"]]), r"^--target x1 \(string\): not a number"),
+        ("d.npy", np.zeros((5, 2), "M8[s]"), r"^column x0 \(datetime\): neither number nor category"),
         ("e.npy", np.zeros((0, 2)), r"^--data \(.*e.npy\): no rows$"),
         (
             "n.npz",
