@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS, inverse_root, smallest_eigenvalue
 from clusterglm.glm.dual_bound import dual_bound, step_bound
-from clusterglm.glm.duality import gradient_noise, omega
+from clusterglm.glm.duality import gradient_noise, objective_noise, omega
 from clusterglm.glm.free_gap import Frame, constant_column, free_gap, mean_curvature, null_level
 from clusterglm.glm.problem import Point, Problem
 
@@ -108,7 +108,7 @@ class Certifier:
     def __call__(self, point: Point) -> Certificate:
         """Return what is proven without a pass; a point that carries an exact Hessian becomes the reference."""
         if np.isfinite(point.objective):
-            self._best = min(self._best, point.objective * (1 + 64 * _EPS))
+            self._best = min(self._best, point.objective + self._sums(point))
         if point.diagonal is not None:
             self._units = np.sqrt(point.diagonal + self.problem.penalty.l2)
         if point.hessian is not None:
@@ -235,8 +235,26 @@ class Certifier:
         self.reference = _Reference(point.beta, sure, units, float(reach), spread, point.share)
 
     def _sums(self, point: Point) -> float:
-        """Return the rounding of the objective."""
-        return 8 * _EPS * (abs(point.objective) + float(np.abs(point.gradient) @ np.abs(point.beta)))
+        """Return the rounding of the objective: that of its sums, and that of the predictors under them."""
+        if not np.isfinite(point.objective):
+            return np.inf
+        curvature = self._mean_curvature(point)
+        units = self.largest * np.sqrt(curvature)
+        if point.diagonal is not None or (point.hessian is not None and point.share == 1):
+            known = np.sqrt(np.maximum(point.curvatures, 0.0))
+            units = np.minimum(units, known)
+            # Where no frame bounds the mean of h, an intercept's own curvature is it.
+            curvature = min(curvature, float(np.max(known / self.largest)) ** 2) if self.frame is None else curvature
+        if not np.isfinite(curvature):
+            return np.inf
+        family, loss = self.problem.family, point.loss
+        predictors = objective_noise(family, loss, point.beta, units, self.largest, self.offset, curvature)
+        return 8 * _EPS * abs(point.objective) + predictors
+
+    def _mean_curvature(self, point: Point) -> float:
+        """Return a bound on the mean of h at a point, which need not know its Hessian; infinite without one."""
+        target = self.frame.target if self.frame is not None else np.inf
+        return mean_curvature(self.problem.family, point.loss, target)
 
     def _noise(self, point: Point, reference: _Reference) -> float:
         """Return what rounding may add to delta: that of the sums, and that of eta, beta_j a_ij by beta_j a_ij."""
@@ -245,8 +263,7 @@ class Certifier:
         if reference.share == 1:
             return _EPS * float(4 * sums + 2 * (np.abs(point.beta) @ reference.units + level))
         # Coordinate by coordinate: the rows that the reference does not know may bend more than those that it does.
-        family, target = self.problem.family, self.frame.target if self.frame is not None else np.inf
-        curvature = mean_curvature(family, point.loss, target)
+        family, curvature = self.problem.family, self._mean_curvature(point)
         units = self.largest * np.sqrt(curvature)
         noise = gradient_noise(family, point.loss, point.beta, units, self.largest, self.offset, curvature)
         return float(np.linalg.norm(noise / reference.units) * np.sqrt(reference.spread))

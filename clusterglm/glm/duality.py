@@ -24,7 +24,8 @@ solution: it makes |k u_j| <= l1_j true. At k = 0 the bound is P(beta) itself. W
     z = mu               u = -g, F = 0: the *free* gap (free_gap.py)
     z = mu + h (a'd)     u = -(g + H d), F <= d'Hd omega(tau), tau = max |a_i'd|: of second order (dual_bound.py)
 
-Rounding: ``noise`` (p,) bounds the error of u; the bound is taken at its worst u. See ``gradient_noise``.
+Rounding: ``noise`` (p,) bounds the error of u; the bound is taken at its worst u. See ``gradient_noise``; that of the
+objective itself is ``objective_noise``.
 """
 
 from __future__ import annotations
@@ -100,12 +101,38 @@ def gradient_noise(
 ) -> Array:
     """Return what rounding may have done to the gradient at ``beta``, (p,): a few eps of the sums of absolute terms.
 
-        mean of |s a_j|           <= sqrt(2 f H_jj),  largest_j sqrt(f / 2),  2 sqrt(2 f H_jj) + 2 f largest_j
+        mean of |s a_j|           <= score_sums,  4 eps of them
         mean of |h a_j| |d eta|   <= 2 eps sqrt H_jj (sum_k |beta_k| sqrt H_kk + (|offset| + 1) sqrt(mean h))
 
-    for gaussian, binomial and Poisson: s^2 = 2 l; s^2 <= l / 2 (Pinsker); s^2 <= 2 l max(y, mu) and y <= mu + |s|.
-
     ``units`` (p,) bound sqrt H_jj, ``curvature`` the mean of h, ``largest`` (p,) the entries of the columns.
+    """
+    moved = float(np.abs(beta) @ units) + (offset + 1) * float(np.sqrt(curvature))
+    noise: Array = EPS * (4 * score_sums(family, loss, units, largest) + 2 * units * moved)
+    return noise
+
+
+def objective_noise(
+    family: Family, loss: float, beta: Array, units: Array, largest: Array, offset: float, curvature: float
+) -> float:
+    """Return what the rounding of the predictors may have done to the mean loss at ``beta``.
+
+        |d eta_i| <= 2 eps e_i,   e_i = sum_j |a_ij beta_j| + |offset_i| + 1
+        mean of |s| |d eta|       <= 2 eps (sum_j |beta_j| (mean of |s a_j|) + (|offset| + 1) (mean of |s|))
+        mean of h d eta^2         <= (2 eps (sum_j |beta_j| sqrt H_jj + (|offset| + 1) sqrt(mean h)))^2
+
+    The second is all there is of a perfect fit. Arguments as those of ``gradient_noise``.
+    """
+    size, level = np.append(np.abs(beta), offset + 1), float(np.sqrt(curvature))
+    units, largest = np.append(units, level), np.append(largest, 1.0)
+    return float(2 * EPS * size @ score_sums(family, loss, units, largest) + (2 * EPS * size @ units) ** 2)
+
+
+def score_sums(family: Family, loss: float, units: Array, largest: Array) -> Array:
+    """Return a bound on the mean of |s a_j| for columns with ``units`` (p,) >= sqrt H_jj and ``largest`` (p,) >= |a_j|:
+
+        sqrt(2 f H_jj),  largest_j sqrt(f / 2),  2 sqrt(2 f H_jj) + 2 f largest_j
+
+    for gaussian, binomial and Poisson: s^2 = 2 l; s^2 <= l / 2 (Pinsker); s^2 <= 2 l max(y, mu) and y <= mu + |s|.
     """
     if family.name == "gaussian":
         sums = np.sqrt(2 * loss) * units
@@ -113,6 +140,4 @@ def gradient_noise(
         sums = np.sqrt(loss / 2) * largest
     else:
         sums = 2 * np.sqrt(2 * loss) * units + 2 * loss * largest
-    moved = float(np.abs(beta) @ units) + (offset + 1) * float(np.sqrt(curvature))
-    noise: Array = EPS * (4 * sums + 2 * units * moved)
-    return noise
+    return np.asarray(sums)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from high_precision import Exact
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
+from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Problem
+from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Tolerance
 
@@ -182,3 +186,30 @@ def test_separated_rows_are_never_certified(make_table: Any) -> None:
             assert certifier.sharpen(point).gap == np.inf
             assert point.hessian is not None
             beta = beta - np.linalg.lstsq(point.hessian, point.gradient, rcond=1e-15)[0]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("level", [0.0, 1e3, 1e6, 1e8])
+def test_the_reported_objective_is_within_its_rounding(make_table: Any, family: str, level: float) -> None:
+    """Far from 0 columns cancel in the predictors, and the slope times the coefficients says nothing of that."""
+    blurs = []
+    for seed in range(12):
+        table = make_table(family, 60, 6, seed, offset=bool(seed % 2))
+        table.A[:, 1:] += level
+        rest = Penalty(np.zeros(7), np.zeros(7))
+        exact = Exact(table, family, rest.l1, rest.l2)
+        random = np.random.default_rng(seed)
+        beta = 0.3 * random.standard_normal(7)
+        beta[1] -= beta[1:].sum()  # so that columns cancel, as they do in a fit
+        beta[0] = FAMILIES[family].predictor(max(float(table.y.mean()), 0.1))
+        beta[0] -= float((table.A[:, 1:] @ beta[1:]).mean())
+        problem, certifier = problem_of(table, family, rest)
+        certifier.frame = Frame.of(table.rows().sum(scan, FAMILIES[family])[0])
+        for hessian in (True, False):
+            point = problem.at(beta, hessian=hessian)
+            for near in (point, replace(point, gradient=np.zeros(7))):  # the gradient is no part of it
+                rounding = certifier(near).rounding
+                assert abs(exact.objective(beta) - near.objective) <= rounding
+        blurs.append(rounding / point.objective)
+    if level == 0 and family == "binomial":
+        assert np.max(blurs) < 1e-14
