@@ -173,35 +173,6 @@ def leverage(block: Block, inverse_root: Array) -> tuple[Extremes]:
     return (Extremes(np.sqrt(np.max(np.einsum("ij,ij->i", z, z), initial=0.0, keepdims=True))),)
 
 
-def overlap(block: Block, family: Family, beta: Array, thresholds: tuple[float, ...]) -> tuple[Array, ...]:
-    """Return X'X over the rows whose score or curvature at ``beta`` exceeds each threshold.
-
-    Far out along a direction of recession the rows that it moves have neither; all others are orthogonal to it.
-    """
-    _, score, curvature = family.terms(block.y, predictor(block, beta))
-    level = np.maximum(np.abs(score), curvature)
-    if block.weights is not None:
-        level = np.where(block.weights > 0, level, 0.0)
-    return tuple(gram(block.X, np.where(level > t, 1.0, 0.0)) for t in thresholds)
-
-
-def margins(block: Block, family: Family, directions: Array) -> tuple[Extremes]:
-    """Return what tells which columns of ``directions`` (p, K) are of recession, as maxima over rows of weight: (2, K).
-
-    The largest violation, and the largest |a_i' d|. Binomial: a row violates by -(2y - 1) a'd, and a proportion above 0
-    and below 1 by |a'd| (Albert and Anderson 1984). Log link: by |a'd| where y > 0 and by a'd where y = 0 (Correia,
-    Guimaraes and Zylkin 2019).
-    """
-    t, y = block.X @ directions, block.y[:, None]
-    if family.name == "binomial":
-        violation = np.where(y == 1, -t, np.where(y == 0, t, np.abs(t)))
-    else:
-        violation = np.where(y > 0, np.abs(t), t)
-    if block.weights is not None:
-        violation, t = violation[block.weights > 0], t[block.weights > 0]
-    return (Extremes(np.stack([violation.max(axis=0, initial=-np.inf), np.abs(t).max(axis=0, initial=0.0)])),)
-
-
 def on_columns(block: Block, columns: NDArray[np.intp], kernel: Callable[..., Any], *args: Any) -> Any:
     """Return ``kernel`` on the same rows with these columns alone."""
     narrow = block.X[:, columns]

@@ -20,18 +20,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm import kernels
-from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.problem import Point, Problem, Solution
+from clusterglm.glm.separation import MOST_SEARCH, SEARCH, direction_of_recession
 
 Array = NDArray[np.float64]
 _SUSPECT = 15.0  # |beta_j| sd_j beyond which separation is looked for
-_SEARCH = 2  # passes that a search for a direction of recession takes
 _SMALL = 1e-6  # gap beside the null objective up to which rounding may end a fit
 _LONG = 32  # iterations without a bound after which it is looked for in any case
 _BETWEEN_PROOFS = 8  # iterations from one proof by a singular Hessian to the next
-_TAILS = (1e-1, 1e-2, 1e-4, 1e-6)  # score and curvature of rows that a direction of recession may move
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class StoppingRule:
         bounded = self.trace.certifier.reference is not None or row.certificate.gap < row.point.objective
         settled = not bounded and self._stationary(row.point)
         looked_for = settled or unproven or self._suspicious(row) or self._closing(row)
-        if looked_for and problem.left >= _SEARCH and self._separated(row):
+        if looked_for and problem.left >= SEARCH and self._separated(row):
             return "no_finite_mle"
         if settled:
             return "converged"
@@ -230,35 +227,17 @@ class StoppingRule:
     def _closing(self, row: Iteration) -> bool:
         """Whether the passes are about to be used up without a bound: the last chance to learn why."""
         room = self.trace.problem.left
-        return room < 2 * _SEARCH and row.iteration >= self._next_search and not np.isfinite(row.certificate.gap)
+        return room < 2 * MOST_SEARCH and row.iteration >= self._next_search and not np.isfinite(row.certificate.gap)
 
     def _separated(self, row: Iteration) -> bool:
-        """Look for a direction of recession that costs no penalty, in two passes.
-
-        Candidates: the last step, the coefficients, and, unless there are too many columns for a Gram matrix, the
-        coefficients' part orthogonal to all rows that are still felt. A candidate counts only when every row agrees.
-        """
+        """Look for a direction of recession that costs no penalty."""
         problem = self.trace.problem
-        free = np.flatnonzero(problem.penalty.free)
+        free = problem.penalty.free
         if problem.family.name not in ("binomial", "poisson") or len(self.trace.iterations) < 2:
             return False
         if not self.deviations[free].any():
             return False  # the intercept alone: the target has more than one value
         self._next_search = 2 * row.iteration
-        beta, units = row.point.beta, self.trace.certifier.largest[free]
-        candidates = [beta[free] - self.trace.iterations[-2].point.beta[free], beta[free]]
-        wide = len(beta) > MOST_COLUMNS
-        for gram in () if wide else problem.sum(kernels.overlap, problem.family, beta, _TAILS):
-            values, vectors = np.linalg.eigh(gram[np.ix_(free, free)] / units / units[:, None])
-            flat = vectors[:, values <= 10 * len(free) * np.finfo(float).eps * max(values[-1], 0.0)]
-            candidates.append(flat @ (flat.T @ (beta[free] * units)) / units)
-        directions = np.zeros((len(beta), len(candidates)))
-        directions[free] = np.column_stack(candidates)
-        directions = directions[:, np.linalg.norm(directions, axis=0) > 0]
-        directions /= np.linalg.norm(directions, axis=0)
-        ((violation, largest),) = problem.sum(kernels.margins, problem.family, directions)
-        felt = largest > 1e-8 * (self.trace.certifier.largest @ np.abs(directions))
-        found = np.flatnonzero(felt & (violation <= 1e-10 * largest))
-        if len(found):
-            self.direction = directions[:, found[0]]
-        return bool(len(found))
+        before, largest = self.trace.iterations[-2].point.beta, self.trace.certifier.largest
+        self.direction = direction_of_recession(problem, row.point.beta, before, largest)
+        return self.direction is not None

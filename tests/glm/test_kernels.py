@@ -69,7 +69,6 @@ def test_a_row_of_weight_zero_leaves_no_trace(make_table: Any, name: str) -> Non
         (kernels.hessian, beta),
         (kernels.gradient, np.column_stack([beta, -beta])),
         (kernels.leverage, np.eye(3)),
-        (kernels.margins, np.column_stack([beta, -beta])),
     ):
         words = (argument,) if kernel is kernels.leverage else (FAMILIES[name], argument)
         for ours, theirs in zip(kernel(block(table), *words), kernel(block(wild), *words), strict=True):
@@ -103,36 +102,6 @@ def test_leverage_is_the_largest_norm(make_table: Any) -> None:
     assert found.largest[0] == pytest.approx(np.sqrt(max(a @ np.linalg.inv(H) @ a for a in table.A)))
     (other,) = kernels.leverage(block(table), 2 * root)
     assert (found + other).largest[0] == other.largest[0]
-
-
-def test_margins_tell_directions_of_recession_row_by_row() -> None:
-    X = np.array([[1.0, 1.0], [1.0, 0.0], [1.0, -2.0]])
-    directions = np.array([[0.0, 0.0, -1.0], [1.0, -1.0, 0.0]])
-
-    def violations(name: str, y: list[float], weights: list[float] | None = None) -> list[float]:
-        w = None if weights is None else np.array(weights)
-        rows = SimpleNamespace(X=X, y=np.array(y), weights=w, offset=None, start=0)
-        violation, largest = kernels.margins(rows, FAMILIES[name], directions)[0].largest
-        assert (largest > 0).all()
-        return violation.tolist()
-
-    assert violations("binomial", [1, 0, 0]) == [0.0, 2.0, 1.0]
-    assert violations("binomial", [1, 1, 0.5]) == [2.0, 2.0, 1.0]
-    assert violations("binomial", [1, 1, 0.5], [1, 1, 0]) == [0.0, 1.0, 1.0]
-    assert violations("poisson", [0, 3, 0]) == [1.0, 2.0, 1.0]
-    assert violations("poisson", [3, 0, 0]) == [1.0, 2.0, 1.0]
-
-
-def test_overlap_sums_the_rows_that_are_still_felt(make_table: Any) -> None:
-    table = make_table("binomial", 30, 2, weights=True)
-    beta = np.array([1.0, 4.0, -3.0])
-    s, h = FAMILIES["binomial"].terms(table.y, table.A @ beta)[1:]
-    for t, got in zip(
-        (1e-2, 1e-4), kernels.overlap(block(table), FAMILIES["binomial"], beta, (1e-2, 1e-4)), strict=True
-    ):
-        felt = (np.maximum(abs(s), h) > t) & (table.w > 0)
-        assert 0 < felt.sum() < 30
-        np.testing.assert_allclose(got, table.A[felt].T @ table.A[felt])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5000, 15), (3000, 24), (700, 25), (50, 60)])

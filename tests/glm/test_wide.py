@@ -13,7 +13,7 @@ from scipy import sparse
 
 import clusterglm
 from clusterglm.errors import DataError, UsageError
-from clusterglm.glm import certificate, fit, scan, trace
+from clusterglm.glm import certificate, fit, scan, separation
 from clusterglm.glm import solvers as solvers_
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.penalties import PENALTIES
@@ -40,7 +40,7 @@ def sparse_rows(family: str, n: int, p: int, filled: float = 0.2, seed: int = 3)
 @pytest.fixture
 def few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a Hessian have three columns at most."""
-    for module in (certificate, fit, solvers_, trace):
+    for module in (certificate, fit, separation, solvers_):
         monkeypatch.setattr(module, "MOST_COLUMNS", 3)
 
 
