@@ -60,7 +60,11 @@ def test_strengths() -> None:
 @pytest.mark.parametrize(
     ("change", "family", "message"),
     [
-        ({"A": (5, 2, np.nan)}, "gaussian", r"column x1 \(nan in row 5\): not finite: drop or fill these rows"),
+        (
+            {"A": (5, 2, np.nan)},
+            "gaussian",
+            r"column x1 \(nan in row 5\): not finite: 1 value is missing: drop such rows",
+        ),
         ({"A": (37, 1, -np.inf)}, "binomial", r"column x0 \(-inf in row 37\)"),
         ({"y": (3, np.nan)}, "poisson", r"target y \(nan in row 3\): not finite"),
         ({"weights": (20, np.inf)}, "gaussian", r"weights \(inf in row 20\)"),
