@@ -47,6 +47,9 @@ class Progress(Protocol):
     def iteration(self, row: Iteration, null_objective: float, rows: int) -> None:
         """Called after every iteration."""
 
+    def rows(self, done: int, total: int, seconds: float) -> None:
+        """Called about once a second in a long pass, ``seconds`` after its beginning, in another thread."""
+
     def note(self, text: str) -> None:
         """Called with a line that begins with ``note:`` or ``warning:``."""
 
@@ -54,6 +57,7 @@ class Progress(Protocol):
 class _Silent:
     def phase(self, text: str) -> None: ...
     def iteration(self, row: Iteration, null_objective: float, rows: int) -> None: ...
+    def rows(self, done: int, total: int, seconds: float) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -366,7 +370,7 @@ class _Fitting:
         from clusterglm.data.dask_rows import DaskRows
 
         make = source.make(plan, self.request.model.intercept)
-        rows = DaskRows(self.client, make, plan, source.locate, self.ask_for)
+        rows = DaskRows(self.client, make, plan, source.locate, self.ask_for, self.progress.rows)
         try:
             with self.timed("load"):
                 expected = _about(self.forecast.seconds_load)

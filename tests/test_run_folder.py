@@ -247,6 +247,8 @@ class Copies:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def rows(self, done: int, total: int, seconds: float) -> None: ...
+
     def iteration(self, row: Any, null_objective: float, rows: int) -> None:
         shutil.copytree(self.run, self.copies / f"{row.iteration}", ignore=shutil.ignore_patterns(".lock"))
 

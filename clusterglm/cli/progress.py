@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class Display:
         self._first: tuple[float, float] | None = None
         self._pending = False
         self._before = 0
+        self._lock = threading.Lock()  # rows are told by another thread
 
     def __enter__(self) -> Display:
         return self
@@ -94,15 +96,18 @@ class Display:
         return left if left < _LONGEST_FORECAST else None
 
     def _line(self, text: str, keep: bool) -> None:
-        if keep:
-            output.words(text)
-            return
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
-        self._pending = True
+        with self._lock:
+            if keep:
+                output.words(text)
+                return
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+            self._pending = True
 
     def _clear(self) -> None:
-        if self._pending:
+        with self._lock:
+            if not self._pending:
+                return
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)
             self._pending = False

@@ -17,9 +17,10 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clusterglm.data import tally
 from clusterglm.data.chunk import Held, Kernel, subtotals
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
@@ -64,6 +65,8 @@ class DaskRows:
         From a global row to the words that say where it came from.
     ask_for : callable, optional
         Asks the cluster's launcher for this many workers; None where somebody else started the cluster.
+    on_rows : callable, optional
+        ``on_rows(done, total, seconds)`` is called about once a second in a long pass.
     limit : float
         Seconds without any task finishing after which a round counts as stuck.
     """
@@ -75,6 +78,7 @@ class DaskRows:
         plan: Plan,
         locate: Callable[[int], str],
         ask_for: Callable[[int], object] | None = None,
+        on_rows: tally.OnRows | None = None,
         limit: float = _ROUND_LIMIT,
     ) -> None:
         self.client, self.make, self.plan, self.locate = client, make, plan, locate
@@ -90,6 +94,7 @@ class DaskRows:
         self._homes: list[str | None] = [None] * plan.chunks  # where each was last wished for
         self._threads: dict[str, int] = {}
         self._looked, self._moves = 0.0, 0
+        self._tally = None if on_rows is None else tally.Tally(client, plan.rows, on_rows)
 
     def load(self) -> DaskRows:
         """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
@@ -123,6 +128,8 @@ class DaskRows:
 
     def close(self) -> None:
         """Let the workers forget the rows."""
+        if self._tally is not None:
+            self._tally.close()
         self.client.cancel(self.chunks, force=True)
         self.chunks = []
 
@@ -140,7 +147,8 @@ class DaskRows:
                 # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
                 homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
                 work = list(zip(chunks, items, strict=True))
-                futures = map_where(self.client, _on_share, work, keys, homes, call=function, words=words)
+                told = None if self._tally is None else self._tally.begin(prefix)
+                futures = map_where(self.client, _on_share, work, keys, homes, call=function, told=told, words=words)
                 self.tasks += len(futures)
                 self._barrier(futures)
                 found = self.client.gather(futures)
@@ -295,19 +303,23 @@ def _raise_own_error(futures: list[Future], error: BaseException) -> None:
 
 
 def _on_share(
-    work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], words: dict[str, Any]
+    work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
 ) -> tuple[str, Any]:
-    """Return where this runs, and what ``call`` makes of the chunks and their items."""
+    """Return where this runs, and what ``call`` makes of the chunks and their items.
+
+    ``told`` is the name of the round for those who are told how it goes on.
+    """
     from distributed import get_worker
 
-    return get_worker().address, call(*work, **words)
+    chunks, items = work
+    return get_worker().address, call(chunks if told is None else tally.counted(chunks, told), items, **words)
 
 
-def _lengths(chunks: list[Held], _: None) -> list[int]:
+def _lengths(chunks: Iterable[Held], _: None) -> list[int]:
     return [len(chunk) for chunk in chunks]
 
 
-def _subtotals(chunks: list[Held], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
+def _subtotals(chunks: Iterable[Held], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
     nodes: list[Node] = []
     for chunk in chunks:
         for node in subtotals(chunk, kernel, args):
@@ -316,7 +328,7 @@ def _subtotals(chunks: list[Held], _: None, kernel: Kernel, args: tuple[Any, ...
 
 
 def _each(
-    chunks: list[Held], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
+    chunks: Iterable[Held], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
 ) -> list[tuple[int, tuple[list[Any], int]]]:
     """Return (first row, (results, reads)) of every chunk."""
     return [

@@ -186,3 +186,27 @@ def test_f18_a_worker_that_is_started_again_takes_its_share(mortal_client: Any, 
         pass  # the scheduler has not yet missed it
     mortal_client.wait_for_workers(3)
     assert_evenly_spread(rows, expected, 3)
+
+
+def slow(block: Block, seconds: float) -> tuple[int]:
+    time.sleep(seconds)  # the work that takes so long
+    return (len(block.y),)
+
+
+def test_a_long_pass_tells_how_it_goes_on(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[int, int, float]] = []
+    made = plan(solver="test", rows=300_000, columns=5, storage="stream", workers=3, threads=3, chunk_rows=8192)
+    source = GENERATED.make(made, False)
+    rows = DaskRows(client, source, made, str, on_rows=lambda *told: heard.append(told)).load()
+    assert rows.sum(slow, 0.3)[0] == 300_000  # 37 blocks on three threads: four seconds
+    assert len(heard) >= 3
+    assert all(total == 300_000 and seconds > 0 for _, total, seconds in heard)
+    done = [so_far for so_far, _, _ in heard]
+    assert done == sorted(done)
+    assert 0 < done[0] <= done[-1] <= 300_000
+    rows.close()
+    before = len(heard)
+    other = DaskRows(client, source, made, str).load()
+    assert other.sum(slow, 0.3)[0] == 300_000
+    assert len(heard) == before
+    other.close()
