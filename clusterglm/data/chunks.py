@@ -22,7 +22,9 @@ _PROBLEM_BYTES = 64 * 2**20
 _FEWEST_PROBLEMS, _FEWEST_WIDE = 64, 16
 _NARROW = 256  # columns up to which 64 Gram matrices are a small message
 _CHUNKS_A_THREAD = 16  # of generated rows: their shares differ by one part in 16 at most
-_MEMORY_SHARE = 0.6
+_MEMORY_SHARE = 0.6  # of a worker's memory for rows: from there on Dask writes them to disk
+_SPILL_SHARE = 0.7  # of it for the whole process, with the same consequence
+_PROCESS_BYTES = 200 * 10**6  # of a worker without rows, its buffers included
 _DISK_SHARE = 0.8  # of what is free
 
 
@@ -108,26 +110,31 @@ def plan(
     m = block_rows(columns, itemsize)
     local = local_problem_rows(rows, columns, itemsize)
     reasons = [f"micro-blocks of {m} rows: {format_size(m * columns * itemsize)} stay in cache"]
-    room = _Room(total, workers, memory, disk, generated=data is None)
+    threads = max(threads, 1)
+    size = local if chunk_rows is None else -(-chunk_rows // local) * local
+
+    def fullest(size: int) -> int:
+        """Return the bytes of rows on the worker that has most chunks of this size."""
+        return int(-(-rows // size // workers)) * min(size, rows) * row_bytes
+
+    room = _Room(total, fullest(size), workers, memory, disk, generated=data is None)
     held = room.choose() if storage == "auto" else storage
     room.refuse(held)
     reasons.append(room.reason(held, asked=storage != "auto"))
-    threads = max(threads, 1)
     if chunk_rows is None:
-        size = local
         # Files are read in few large pieces, because a row group that is cut is decoded twice.
         fewest = threads * (_CHUNKS_A_THREAD if data is None else 2)
         largest = rows if held == "stream" else 4 * _PROBLEM_BYTES // row_bytes
         while size * 2 * fewest <= rows and size * 2 <= largest:
+            if held == "memory" and memory and fullest(size * 2) > room.of_a_worker:
+                break
             size *= 2
         number = _count(-(-rows // size), "chunk")
         reasons.append(
             f"chunks of {size} rows: {format_size(size * row_bytes)}, {number} on {_count(threads, 'thread')}"
         )
-    else:
-        size = -(-chunk_rows // local) * local
-        if size != chunk_rows and size < rows:
-            reasons.append(f"note: --chunk-rows ({chunk_rows}): chunks of {size} rows, whole local problems of {local}")
+    elif size != chunk_rows and size < rows:
+        reasons.append(f"note: --chunk-rows ({chunk_rows}): chunks of {size} rows, whole local problems of {local}")
     if size >= rows:
         size = -(-rows // local) * local
         if chunk_rows is not None:
@@ -151,7 +158,7 @@ def plan(
         chunk_rows=size,
         chunks=chunks,
         bytes=total,
-        bytes_per_worker=0 if held == "stream" else -(-chunks // workers) * min(size, rows) * row_bytes,
+        bytes_per_worker=0 if held == "stream" else fullest(size),
         tasks_per_pass=min(chunks, threads),
         workers=workers,
         threads=threads,
@@ -162,16 +169,22 @@ def plan(
 
 @dataclass(frozen=True)
 class _Room:
-    """``total`` bytes of rows, and where they could be held; bytes."""
+    """``total`` bytes of rows, ``fullest`` of them on the fullest worker, and where they could be held; bytes."""
 
     total: int
+    fullest: int
     workers: int
     memory: int
     disk: int
     generated: bool
 
+    @property
+    def of_a_worker(self) -> int:
+        """The bytes of rows that a worker can hold without Dask writing any of them to disk."""
+        return int(max(min(_MEMORY_SHARE * self.memory, _SPILL_SHARE * self.memory - _PROCESS_BYTES), 0))
+
     def in_memory(self) -> bool:
-        return not self.memory or self.total <= _MEMORY_SHARE * self.workers * self.memory
+        return not self.memory or self.fullest <= self.of_a_worker
 
     def on_disk(self) -> bool:
         return self.total <= _DISK_SHARE * self.disk
@@ -184,9 +197,10 @@ class _Room:
     def refuse(self, storage: str) -> None:
         what = f"{format_size(self.total)} of rows, "
         if storage == "memory" and not self.in_memory():
-            needed = int(-(-self.total // (_MEMORY_SHARE * self.memory)))
+            needed = max(-(-self.total // max(self.of_a_worker, 1)), self.workers + 1)
+            more = f", or {needed} workers" if self.of_a_worker else ", or more memory"
             there = f"{format_size(self.workers * self.memory)} of memory on {_count(self.workers, 'worker')}"
-            raise UsageError("--storage", storage, f"{what}{there}: use --storage stream or disk, or {needed} workers")
+            raise UsageError("--storage", storage, f"{what}{there}: use --storage stream or disk{more}")
         if storage == "disk" and not self.on_disk():
             there = f"{format_size(self.disk)} free on the workers' disks"
             raise UsageError(
@@ -209,4 +223,5 @@ class _Room:
         }[storage]
         if asked:
             return f"{words}, as asked"
-        return f"note: {rows} of rows are more than {_MEMORY_SHARE} of the workers' {available} of memory: {words}"
+        room = format_size(self.workers * self.of_a_worker)
+        return f"note: {rows} of rows, and room for {room} in the workers' {available} of memory: {words}"

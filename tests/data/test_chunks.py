@@ -51,15 +51,30 @@ def test_rows_that_do_not_fit_are_refused_with_the_numbers() -> None:
         assert figure in str(caught.value)
     with pytest.raises(UsageError, match=r"102.4 GB of rows, 100.0 GB free .* 128.0 GB are needed: use --storage str"):
         plan(**BIG, storage="disk", workers=2, memory=4 * 10**9, disk=100 * 10**9)
-    most = plan(solver="newton", rows=37_500_000, columns=15, storage="memory", workers=2, memory=4 * 10**9)
-    assert most.bytes <= 0.6 * 8 * 10**9
+    with pytest.raises(UsageError, match=r"600.0 MB of memory on 2 workers: use .* or 128 workers"):
+        plan(solver="newton", rows=10**7, columns=15, storage="memory", workers=2, memory=300 * 10**6)
+
+
+@given(
+    rows=st.integers(10**5, 10**9),
+    workers=st.integers(1, 20),
+    memory=st.integers(300 * 10**6, 64 * 10**9),
+    data=st.sampled_from([None, "x.parquet"]),
+)
+def test_what_is_in_memory_fits_on_the_fullest_worker(rows: int, workers: int, memory: int, data: str | None) -> None:
+    made = plan(solver="newton", rows=rows, columns=15, workers=workers, threads=workers, memory=memory, data=data)
+    allowed = min(0.6 * memory, 0.7 * memory - 200 * 10**6)
+    if made.storage == "memory":
+        assert made.bytes_per_worker <= allowed
+    else:
+        assert made.bytes / workers > 0.6 * allowed or made.bytes / workers + 2 * made.local_rows * 128 > allowed
 
 
 @pytest.mark.parametrize(
     ("memory", "disk", "data", "storage"),
     [
         (0, 0, None, "memory"),  # no limit is no reason to leave memory
-        (86 * 10**9, 0, None, "memory"),
+        (90 * 10**9, 0, None, "memory"),
         (85 * 10**9, 10**12, None, "stream"),
         (85 * 10**9, 128 * 10**9, "x.parquet", "disk"),
         (85 * 10**9, 127 * 10**9, "x.parquet", "stream"),
@@ -68,7 +83,9 @@ def test_rows_that_do_not_fit_are_refused_with_the_numbers() -> None:
 def test_where_rows_are_held_follows_from_what_is_there(memory: int, disk: int, data: str | None, storage: str) -> None:
     made = plan(**BIG, workers=2, threads=2, memory=memory, disk=disk, data=data)
     assert made.storage == storage
-    assert any(reason.startswith("note: 102.4 GB of rows") for reason in made.reasons) == (storage != "memory")
+    assert any(reason.startswith("note: 102.4 GB of rows, and room for") for reason in made.reasons) == (
+        storage != "memory"
+    )
     assert made.row_bytes == 128
     assert (made.bytes_per_worker == 0) == (storage == "stream")
 
