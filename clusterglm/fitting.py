@@ -181,7 +181,7 @@ def _lost(error: Exception, client: Client) -> ClusterError | None:
         cure = "it cannot read our tasks: install the same versions of clusterglm and its libraries there"
         return ClusterError("cluster", address, cure)
     if client.status == "running":
-        from distributed import CommClosedError
+        from distributed.comm import CommClosedError
 
         if isinstance(error, CommClosedError):
             return ClusterError("cluster", address, "a worker died while it was asked how it is: try again")

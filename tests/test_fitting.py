@@ -208,3 +208,15 @@ def test_columns_that_are_all_0_are_nothing_to_fit() -> None:
     rows = package.from_arrays(np.zeros((9, 2)), np.arange(9.0))
     with pytest.raises(package.DataError, match="columns: 0 in every row: nothing to fit"):
         package.fit(data=rows, solver="newton", family="gaussian")
+
+
+def test_an_error_of_whoever_watches_comes_out_as_it_is(shared_client: Any) -> None:
+    class Broken:
+        def phase(self, text: str) -> None: ...
+        def note(self, text: str) -> None: ...
+
+        def iteration(self, row: Any, null_objective: float, rows: int) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        package.fit(shared_client, rows=10_000, progress=Broken())

@@ -17,7 +17,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clusterglm.data import tally
@@ -165,14 +165,16 @@ class DaskRows:
         found = self.client.scheduler_info(n_workers=-1).get("workers", {})  # a scheduler that is gone tells nothing
         return {address: worker["nthreads"] for address, worker in found.items()}
 
-    def _holders(self) -> list[str | None]:
+    def _holders(self, lost: Collection[int] = ()) -> list[str | None]:
         """Return where every chunk lies, of several places the one that it was made for; None for nowhere.
+
+        Nobody is asked about those that are known to be ``lost``: of one that was cancelled Dask says nothing else.
 
         What is not in memory weighs nothing, and lies wherever its tasks are sent.
         """
         if self.plan.storage != "memory":
             return [home if home in self._threads else None for home in self._homes]
-        held = self.client.who_has(self.chunks)
+        held = self.client.who_has([chunk for i, chunk in enumerate(self.chunks) if i not in lost])
         places = [held.get(chunk.key, ()) for chunk in self.chunks]
         return [
             home if home in found else min(found, default=None) for home, found in zip(self._homes, places, strict=True)
@@ -263,7 +265,7 @@ class DaskRows:
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             lost = [i for i, chunk in enumerate(self.chunks) if chunk.status != "finished"]
         if lost:
-            threads, holders = self._workers(), self._holders()
+            threads, holders = self._workers(), self._holders(set(lost))
             for i in lost:
                 holders[i] = None
             self._make_again(lost, place(holders, threads) if threads else None)

@@ -184,7 +184,7 @@ def test_what_a_loader_refuses_arrives_as_it_was_said(client: Any, tmp_path: Pat
 
 
 def test_what_looking_refuses_arrives_as_it_was_said(client: Any, frame: pd.DataFrame, tmp_path: Path) -> None:
-    for url, message in ((tmp_path / "a.parquet", r"no such file$"), (tmp_path, r"no .parquet or .csv file in it$")):
+    for url, message in ((tmp_path / "a.parquet", r"no such file$"), (tmp_path, r"no .parquet, .* or .h5 file in it$")):
         with pytest.raises(DataError, match=message):
             open_source(str(url), "y").open(client)
     for i in range(70):
