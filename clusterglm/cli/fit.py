@@ -28,7 +28,7 @@ def fit(
     rows: str | None = typer.Option(None, metavar="N", help="Make this many rows on the workers, such as 8e6."),
     columns: int | None = typer.Option(None, metavar="N", help="Columns of generated rows.  [default: 15]"),
     seed: int | None = typer.Option(None, metavar="N", help="Seed of generated rows.  [default: 20009]"),
-    data: str | None = typer.Option(None, metavar="PATH", help="Read a file, folder or pattern of parquet or csv."),
+    data: str | None = typer.Option(None, metavar="PATH_OR_URL", help="Read a file, a folder or a pattern."),
     target: str | None = typer.Option(None, metavar="COL", help="The column to explain."),
     features: str | None = typer.Option(None, metavar="A,B,...", help="Columns to use.  [default: numbers and text]"),
     categorical: str | None = typer.Option(

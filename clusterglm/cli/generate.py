@@ -73,7 +73,7 @@ def generate(
     with one_interruption(seconds=_CLEANING_SECONDS), Display(quiet) as display, target.staged():
         began = time.perf_counter()
         with _client(where, own, display) as client:
-            display.phase(f"writing {parts.source.rows:,} rows in {parts.count} parts")
+            display.phase(f"writing {parts.source.rows:,} rows, {parts.rows:,} a part")
             since = time.perf_counter()
 
             def tell(done: int) -> None:
@@ -130,7 +130,8 @@ def _show(found: dict[str, Any], json_: bool) -> None:
         return
     seconds = found["seconds"]["write"]
     output.data(f"written     {found['to']}")
-    output.data(f"rows        {found['rows']:,} in {found['parts']} parts ({found['format']})")
+    parts = f"{found['parts']} part{'' if found['parts'] == 1 else 's'}"
+    output.data(f"rows        {found['rows']:,} in {parts} ({found['format']})")
     output.data(f"size        {format_size(found['bytes'])}")
     output.data(f"seconds     {seconds:.2f} ({found['rows'] / seconds:.2g} rows/s)")
 
