@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from clusterglm.cli import output
 from clusterglm.cli.where import Where, one_interruption
-from clusterglm.errors import ClusterError, UsageError, unknown
+from clusterglm.errors import UsageError, unknown
 from clusterglm.units import format_size
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-    from clusterglm.cli.progress import Display
 
 _CLEANING_SECONDS = 60.0  # there may be terabytes to remove
 
@@ -72,7 +65,7 @@ def generate(
 
     with one_interruption(seconds=_CLEANING_SECONDS), Display(quiet) as display, target.staged():
         began = time.perf_counter()
-        with _client(where, own, display) as client:
+        with where.client_or_own(own, display.phase) as client:
             display.phase(f"writing {parts.source.rows:,} rows, {parts.rows:,} a part")
             since = time.perf_counter()
 
@@ -102,26 +95,6 @@ def _check_package(format: str) -> None:
 
     if format == "zarr" and find_spec("zarr") is None:
         raise UsageError("--format", "zarr", "needs the package zarr: pip install zarr")
-
-
-@contextlib.contextmanager
-def _client(where: Where, own: dict[str, int], display: Display) -> Iterator[Client]:
-    """Yield the client of the cluster that is named, or of one for this command alone."""
-    with contextlib.ExitStack() as stack:
-        client, _ = stack.enter_context(where.client())
-        if client is None:
-            from clusterglm.clusters.embedded import embedded
-
-            display.phase("starting a local cluster")
-            client, _ = stack.enter_context(embedded(**own, timeout=where.seconds))
-        try:
-            yield client
-        except ClusterError:
-            raise
-        except Exception as error:
-            if client.status == "running":
-                raise
-            raise ClusterError("cluster", None, "the scheduler is gone") from error
 
 
 def _show(found: dict[str, Any], json_: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clusterglm import config
-from clusterglm.errors import INTERRUPTED, RESUMABLE, UsageError
+from clusterglm.errors import INTERRUPTED, RESUMABLE, ClusterError, UsageError
 from clusterglm.units import parse_count, parse_duration, parse_memory
 
 if TYPE_CHECKING:
@@ -111,6 +111,28 @@ class Where:
             finally:
                 with contextlib.suppress(Exception):  # nothing is left to close where the scheduler is gone
                     client.close(timeout=2)
+
+    @contextlib.contextmanager
+    def client_or_own(self, own: dict[str, int], phase: Callable[[str], object]) -> Iterator[Client]:
+        """Yield the client of the cluster that is named, or of one of the shape ``own`` for this command alone.
+
+        Raises what ``client`` raises, and ClusterError where the scheduler goes meanwhile.
+        """
+        with contextlib.ExitStack() as stack:
+            client, _ = stack.enter_context(self.client())
+            if client is None:
+                from clusterglm.clusters.embedded import embedded
+
+                phase("starting a local cluster")
+                client, _ = stack.enter_context(embedded(**own, timeout=self.seconds))
+            try:
+                yield client
+            except ClusterError:
+                raise
+            except Exception as error:
+                if client.status == "running":
+                    raise
+                raise ClusterError("cluster", None, "the scheduler is gone") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -114,16 +114,29 @@ def write(client: Client, parts: Parts, target: Target, tell: Callable[[int], ob
     ClusterError
         The workers cannot write there, or are lost.
     """
-    from distributed import wait
-
     if parts.format == "zarr":
         _make_store(parts, target)
+    rows = 0
+    for written in written_parts(client, partial(_write_part, parts, target), parts.ranges()):
+        rows += written
+        tell(rows)
+
+
+def written_parts(client: Client, write: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Yield what ``write`` returns for every item, as the workers finish them.
+
+    Raises
+    ------
+    ClusterError
+        The workers cannot write there, or are lost.
+    """
+    from distributed import wait
+
     stem = f"write-{time.time_ns():x}"
-    ranges = parts.ranges()
-    keys = [f"{stem}-{i}" for i in range(len(ranges))]
-    futures = client.map(partial(_write_part, parts, target), ranges, key=keys, pure=False)
+    keys = [f"{stem}-{i}" for i in range(len(items))]
+    futures = client.map(write, items, key=keys, pure=False)
     address = client.scheduler.address if client.scheduler else None
-    rows, pending, since = 0, set(futures), time.monotonic()
+    pending, since = set(futures), time.monotonic()
     try:
         while pending:
             try:
@@ -133,10 +146,9 @@ def write(client: Client, parts: Parts, target: Target, tell: Callable[[int], ob
                     cure = f"no part was written in {_SECONDS_WITHOUT_A_PART:.0f} s: see the workers' logs"
                     raise ClusterError("cluster", address, cure) from None
                 continue
-            rows += sum(client.gather(list(done)))
+            yield from client.gather(list(done))
             pending -= done
             since = time.monotonic()
-            tell(rows)
     except retried() as error:
         cure = f"writing failed: {type(error).__name__}: see the workers' logs"
         raise ClusterError("cluster", address, cure) from error
