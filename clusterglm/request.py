@@ -100,8 +100,9 @@ class Request:
             if self.missing != "raise":
                 raise UsageError("--missing", self.missing, "needs --data: generated rows have no missing values")
             for option in ("target", "features", "categorical", "weights", "offset"):
-                if getattr(self, option) is not None:
-                    raise UsageError(f"--{option}", getattr(self, option), "needs --data: generated rows have none")
+                if (given := getattr(self, option)) is not None:
+                    value = ",".join(given) if isinstance(given, tuple) else given
+                    raise UsageError(f"--{option}", value, "needs --data: generated rows have none")
             return
         if not self.data:
             raise UsageError("--data", '""', "give a file, a folder or a pattern")
