@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "fit": "clusterglm.fitting",
     "from_arrays": "clusterglm.data.rows",
+    "load_model": "clusterglm.model",
     "Result": "clusterglm.result",
     "ClusterglmError": "clusterglm.errors",
     "ClusterError": "clusterglm.errors",

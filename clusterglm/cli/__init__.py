@@ -17,7 +17,22 @@ from typing import Any, NoReturn
 import typer
 
 from clusterglm import __version__, config
-from clusterglm.cli import bench, dashboard, down, fit, generate, logs, ls, output, plan, report, scale, status, up
+from clusterglm.cli import (
+    bench,
+    dashboard,
+    down,
+    fit,
+    generate,
+    logs,
+    ls,
+    output,
+    plan,
+    predict,
+    report,
+    scale,
+    status,
+    up,
+)
 from clusterglm.errors import (
     FAILURE,
     INTERRUPTED,
@@ -30,7 +45,7 @@ from clusterglm.errors import (
     unknown,
 )
 
-COMMANDS = (fit, plan, generate, report, bench, up, ls, status, scale, logs, dashboard, down)
+COMMANDS = (fit, plan, predict, generate, report, bench, up, ls, status, scale, logs, dashboard, down)
 
 # typer keeps click's exceptions in a place that depends on its version; all are refused command lines.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]

@@ -25,7 +25,7 @@ _TASK_BYTES = 8 * _PIECE_BYTES
 _SAMPLE_BYTES = 2**20
 _HEADERS = 32  # headers that one task reads
 _ONE_ROW_A_LINE = "one row a line, with no line break inside quotes: correct it, or write it as parquet"
-_TYPES = {"number": pa.float64(), "null": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
+_TYPES = {"number": pa.float64(), "null": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "kept": pa.string()}
 
 
 class _Head(NamedTuple):

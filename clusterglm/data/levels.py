@@ -36,6 +36,20 @@ class Levels:
         order = [value for value in declared if value in found] or sorted(found)
         return cls(tuple(map(label, order)), all(not isinstance(value, str) for value in order))
 
+    @classmethod
+    def parse(cls, labels: Iterable[str]) -> Levels:
+        """Return the levels with these labels; they stand for numbers where all are written as numbers are.
+
+        Raises
+        ------
+        ValueError
+            No text, none at all, or one twice.
+        """
+        found = tuple(labels)
+        if not found or len(set(found)) < len(found) or not all(isinstance(label, str) for label in found):
+            raise ValueError("labels must be text, each once")
+        return cls(found, all(map(_is_number, found)))
+
     def names(self, column: str) -> list[str]:
         """Return the names of the 0/1 columns, one fewer than there are levels."""
         return [f"{column}[T.{label}]" for label in self.labels[1:]]
@@ -85,6 +99,13 @@ def label(value: Value) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return label(float(text)) == text
+    except ValueError:
+        return False
 
 
 def is_text(type: pa.DataType) -> bool:

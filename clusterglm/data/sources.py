@@ -146,7 +146,7 @@ class FileSource:
         self.features: list[str] = []
         self.names: list[str] = []
         self.levels: dict[str, Levels] = {}
-        self._run: Callable[..., list[Any]] = partial(_run, None)
+        self._run: Callable[..., list[Any]] = partial(on_workers, None)
         self.notes: list[str] = []
         self.files: list[DataFile] = []
         self.kinds: dict[str, str] = {}
@@ -159,15 +159,8 @@ class FileSource:
     def open(self, client: Client | None) -> None:
         if client is not None and str(self.path.path).startswith("memory://"):
             raise UsageError("--data", self.url, "is in this process alone: write it where workers see it")
-        run = self._run = partial(_run, client)
-        [(self.format, files, self.notes)] = run(partial(find, self.path, home=socket.gethostname()), [self.url])
-        looks = self._reader.look(run, files)
-        full = [look for look in looks if look.file.rows]
-        if not full:
-            raise DataError("--data", self.url, f"{len(looks)} files, no rows" if len(looks) > 1 else "no rows")
-        if empty := [look.file.name for look in looks if not look.file.rows]:
-            self.notes.append(f"note: {_some(empty)}: no rows, skipped")
-        self.notes += [note for look in looks for note in look.notes][:_MOST_NAMED]
+        self._run = partial(on_workers, client)
+        self.format, full, self.notes = survey(self._run, self.url, self.path)
         to_code = self._choose(full)
         self.files = _numbered([look.file for look in full])
         if to_code or self.drop:
@@ -226,8 +219,8 @@ class FileSource:
                 self.notes.append(f"note: --missing drop: {rows}, missing values: {worst}")
         elif found.missing:
             name, count = found.missing.most_common(1)[0]
-            place, row = found.first[name]
-            at = f"{count} missing, the first in {self._words(self.files[place], row)}"
+            i, row = found.first[name]
+            at = f"{count} missing, the first in {place(self.format, self.files[i], row)}"
             raise DataError(f"column {quoted(name)}", at, "--missing drop leaves such rows out, or fill them")
         self.levels = found.levels()
         for name, levels in self.levels.items():
@@ -242,7 +235,7 @@ class FileSource:
 
     @property
     def _reader(self) -> Any:
-        return import_module(f"clusterglm.data.{self.format}")
+        return reader(self.format)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -260,7 +253,7 @@ class FileSource:
 
     def part(self, bounds: tuple[int, int]) -> FileSource:
         part = copy.copy(self)
-        part.notes, part.files, part._run = [], [], partial(_run, None)
+        part.notes, part.files, part._run = [], [], partial(on_workers, None)
         for file in self.files[self._place(bounds[0]) :]:
             first, last = bounds[0] - file.first, bounds[1] - file.first
             if last <= 0:
@@ -336,17 +329,43 @@ class FileSource:
         if file.kept is not None:
             from clusterglm.data.census import nth_complete
 
-            place = bisect_right(file.kept, inside, key=lambda piece: piece[0]) - 1
-            piece = replace(file, pieces=file.pieces[place : place + 1])
-            task = (self._reader.batches, piece, self.kinds, inside - file.kept[place][0])
+            i = bisect_right(file.kept, inside, key=lambda piece: piece[0]) - 1
+            piece = replace(file, pieces=file.pieces[i : i + 1])
+            task = (self._reader.batches, piece, self.kinds, inside - file.kept[i][0])
             [inside] = self._run(nth_complete, [task])
-        return self._words(file, inside)
-
-    def _words(self, file: DataFile, row: int) -> str:
-        return f"{quoted(file.name)}, " + (f"line {row + 2}" if self.format == "csv" else f"row {row + 1}")
+        return place(self.format, file, inside)
 
     def _place(self, row: int) -> int:
         return bisect_right(self.files, row, key=lambda file: file.first) - 1
+
+
+def survey(run: Callable[..., list[Any]], url: str, where: Location) -> tuple[str, list[Look], list[str]]:
+    """Return the format of some files, what each of those that hold rows is, and notes.
+
+    Raises
+    ------
+    DataError, ClusterError
+        There are none, no rows in them, or they cannot be read.
+    """
+    [(format, files, notes)] = run(partial(find, where, home=socket.gethostname()), [url])
+    looks = reader(format).look(run, files)
+    full = [look for look in looks if look.file.rows]
+    if not full:
+        raise DataError("--data", url, f"{len(looks)} files, no rows" if len(looks) > 1 else "no rows")
+    if empty := [look.file.name for look in looks if not look.file.rows]:
+        notes.append(f"note: {_some(empty)}: no rows, skipped")
+    notes += [note for look in looks for note in look.notes][:_MOST_NAMED]
+    return format, full, notes
+
+
+def reader(format: str) -> Any:
+    """Return the module that reads a format, by ``look`` and ``batches``."""
+    return import_module(f"clusterglm.data.{format}")
+
+
+def place(format: str, file: DataFile, row: int) -> str:
+    """Return the words for a row of a file, counted from 1; or a line of a csv file, whose first is the header."""
+    return f"{quoted(file.name)}, " + (f"line {row + 2}" if format == "csv" else f"row {row + 1}")
 
 
 def _numbered(files: Iterable[DataFile]) -> list[DataFile]:
@@ -370,7 +389,7 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more files"
 
 
-def _run(client: Client | None, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+def on_workers(client: Client | None, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Return ``function`` of every item, worked out on the workers. Raises what the function raised."""
     if client is None or not items:
         return [function(item) for item in items]

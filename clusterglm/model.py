@@ -1,0 +1,258 @@
+"""A fitted model: coefficients with their names, levels and family; it predicts without Dask.
+
+    eta = offset + b_0 + sum_j x_j b_j,    mean = g^-1(eta)
+
+The sum runs over the columns in their order, a row by itself, so a prediction has the same bits however rows are cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from clusterglm.errors import DataError, UsageError, quoted, unknown
+from clusterglm.glm.families import FAMILIES, Family
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from clusterglm.data.levels import Levels
+
+UNSEEN = ("error", "reference", "missing")
+MODEL_FILE = "model.json"
+
+
+class Unseen(NamedTuple):
+    """Values of a column that are no level of the model: how many, and the first, with its row."""
+
+    column: str
+    values: int
+    row: int
+    value: str
+
+    def refusal(self, place: str, levels: Levels) -> DataError:
+        """Return the error that names the first of them; ``place`` says where it is."""
+        cure = f"not among the model's {len(levels.labels)} levels: correct it, or --unseen reference or missing"
+        return DataError(f"column {quoted(self.column)}", f"{self.value[:40]} in {place}", cure)
+
+
+class Scores(NamedTuple):
+    """``eta`` and ``mean``, (n,) float64, NaN where a value is missing; ``unseen`` by column."""
+
+    eta: np.ndarray
+    mean: np.ndarray
+    unseen: list[Unseen]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """What ``model.json`` holds.
+
+    ``coefficients`` (p,) float64 are those of ``feature_names``; ``features`` are the columns that these are made of,
+    and ``levels`` those of the ones that are coded. ``offset`` names the column that was added to the predictor.
+    """
+
+    family: Family
+    feature_names: tuple[str, ...]
+    coefficients: np.ndarray
+    intercept: float | None
+    features: tuple[str, ...]
+    levels: Mapping[str, Levels]
+    offset: str | None
+    status: str
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the data that a prediction takes."""
+        return [*self.features, *([self.offset] if self.offset is not None else [])]
+
+    def predict(self, X: Any, offset: np.ndarray | str | None = None, *, unseen: str = "error") -> np.ndarray:
+        """Return the mean of every row, (n,) float64; NaN where one of its values is missing or not finite.
+
+        Parameters
+        ----------
+        X : pandas.DataFrame or array
+            A frame with the model's ``features``, and its offset, as columns; or numbers, (n, p), dense or sparse,
+            whose columns are ``feature_names``.
+        offset : array or str, optional
+            (n,) numbers to add to the linear predictor, or the column that holds them.
+        unseen : str
+            What a level is that the model does not know: an ``error``, the ``reference`` or ``missing``.
+
+        Raises
+        ------
+        UsageError
+            Not one of these policies; an offset of a model without one.
+        DataError
+            A column is missing or no number, a level is unseen, a shape does not fit.
+        """
+        return self.family.mean(self.linear_predictor(X, offset, unseen=unseen))
+
+    def linear_predictor(self, X: Any, offset: np.ndarray | str | None = None, *, unseen: str = "error") -> np.ndarray:
+        """Return eta of every row, (n,) float64; all as in ``predict``."""
+        if unseen not in UNSEEN:
+            raise unknown("unseen", unseen, UNSEEN)
+        if offset is not None and self.offset is None:
+            raise UsageError("offset", None, "the model has none: leave it out")
+        if not hasattr(X, "columns"):
+            return self._of_matrix(X, offset)
+        named = offset if isinstance(offset, str) else self.offset
+        added = None if isinstance(offset, str) else offset
+        scores = self.scores(_frame_columns(X), len(X), named if added is None else None, unseen, added)
+        if scores.unseen and unseen == "error":
+            first = scores.unseen[0]
+            raise first.refusal(f"row {first.row}", self.levels[first.column])
+        return scores.eta
+
+    def scores(
+        self,
+        column: Callable[[str], pa.Array],
+        rows: int,
+        offset: str | None,
+        unseen: str = "error",
+        added: np.ndarray | None = None,
+    ) -> Scores:
+        """Return the predictions of ``rows``, whose columns ``column`` returns; ``offset`` names one of them.
+
+        Raises
+        ------
+        DataError
+            A column is no number where the model took one.
+        """
+        from clusterglm.data import levels as coding
+
+        eta = self._base(rows, added)
+        if offset is not None:
+            eta += _numbers(offset, column(offset))
+        at, found = 0, []
+        for name in self.features:
+            levels = self.levels.get(name)
+            if levels is None:
+                with np.errstate(invalid="ignore"):  # a coefficient of 0 times an infinite value
+                    eta += self.coefficients[at] * _numbers(name, column(name))
+                at += 1
+                continue
+            values, width = column(name), len(levels.labels) - 1
+            codes = levels.codes(values)
+            # Behind those of the levels stand what UNSEEN and MISSING, -2 and -1, add.
+            other = [0.0 if unseen == "reference" else np.nan, np.nan]
+            eta += np.concatenate([[0.0], self.coefficients[at : at + width], other])[codes]
+            at += width
+            strange = codes == coding.UNSEEN
+            if strange.any():
+                row = int(strange.argmax())
+                found.append(Unseen(name, int(strange.sum()), row, coding.label(values[row].as_py())))
+        eta[~np.isfinite(eta)] = np.nan
+        return Scores(eta, self.family.mean(eta), found)
+
+    def _of_matrix(self, X: Any, offset: Any) -> np.ndarray:
+        from scipy.sparse import issparse
+
+        if not issparse(X):
+            X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != len(self.coefficients):
+            raise DataError("X", f"shape {X.shape}", f"the model has {len(self.coefficients)} columns: {self._named()}")
+        if X.dtype.kind not in "biuf":
+            raise DataError("X", str(X.dtype), "give an array of numbers, or a frame")
+        if self.offset is not None and (offset is None or isinstance(offset, str)):
+            raise DataError("offset", offset, f"the model was fitted with {quoted(self.offset)}: give its numbers")
+        eta = self._base(X.shape[0], offset)
+        if issparse(X):
+            eta += X @ self.coefficients
+        else:
+            with np.errstate(invalid="ignore"):
+                for j, coefficient in enumerate(self.coefficients):
+                    eta += coefficient * X[:, j]
+        eta[~np.isfinite(eta)] = np.nan
+        return eta
+
+    def _named(self) -> str:
+        return ", ".join(map(quoted, self.feature_names[:5])) + (", ..." if len(self.feature_names) > 5 else "")
+
+    def _base(self, rows: int, offset: Any) -> np.ndarray:
+        eta = np.full(rows, 0.0 if self.intercept is None else self.intercept)
+        if offset is not None:
+            offset = np.asarray(offset, dtype=np.float64)
+            if offset.shape != (rows,):
+                raise DataError("offset", f"shape {offset.shape}", f"X has {rows} rows")
+            eta = offset + eta
+        return eta
+
+
+def _frame_columns(frame: Any) -> Callable[[str], pa.Array]:
+    import pyarrow as pa
+
+    def column(name: str) -> pa.Array:
+        if name not in frame.columns:
+            raise missing_column(name, list(map(str, frame.columns)))
+        try:
+            values = pa.Array.from_pandas(frame[name])
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise DataError(f"column {quoted(name)}", str(frame[name].dtype), "neither number nor category") from error
+        return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+    return column
+
+
+def missing_column(name: str, columns: Sequence[str], where: str = "") -> DataError:
+    """Return the error of data without a column of the model."""
+    import difflib
+
+    near = difflib.get_close_matches(name, columns, n=1)
+    hint = f": did you rename it to {quoted(near[0])}?" if near else ": the model was fitted with it"
+    return DataError(f"column {quoted(name)}", None, f"not there{where}{hint}")
+
+
+def _numbers(name: str, column: pa.Array) -> np.ndarray:
+    from clusterglm.data.design import to_numpy
+    from clusterglm.data.parquet import kind_of
+
+    kind = kind_of(column.type)
+    if kind not in ("number", "bool", "null"):
+        raise DataError(f"column {quoted(name)}", kind, "not a number, as it was when the model was fitted: correct it")
+    return to_numpy(column).astype(np.float64)
+
+
+def load_model(path: str | Path) -> FittedModel:
+    """Return the model of a run folder, or of its ``model.json``.
+
+    Raises
+    ------
+    DataError
+        No such file, or none that a fit has written.
+    """
+    from clusterglm.data.levels import Levels
+
+    file = Path(path)
+    file = file / MODEL_FILE if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names = tuple(map(str, content["feature_names"]))
+        features = tuple(map(str, content.get("features", names)))
+        levels = {str(name): Levels.parse(labels) for name, labels in content.get("levels", {}).items()}
+        coefficients = np.array(content["coefficients"], dtype=np.float64)
+        intercept, offset = content["intercept"], content.get("offset")
+        made = [name for f in features for name in (levels[f].names(f) if f in levels else [f])]
+        if made != list(names) or coefficients.shape != (len(names),) or not np.isfinite(coefficients).all():
+            raise ValueError("names and coefficients do not fit together")
+        return FittedModel(
+            FAMILIES[content["family"]],
+            names,
+            coefficients,
+            None if intercept is None else float(intercept),
+            features,
+            levels,
+            None if offset is None else str(offset),
+            str(content.get("status")),
+        )
+    except FileNotFoundError as error:
+        raise DataError("MODEL", path, f"no such file: name a run folder, or its {MODEL_FILE}") from error
+    except OSError as error:
+        raise DataError("MODEL", path, (error.strerror or str(error)).lower()) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError("MODEL", path, "not a model that clusterglm fit has written: name a run folder") from error
