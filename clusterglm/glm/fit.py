@@ -22,7 +22,7 @@ from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.model import Fit, Limits, Model
-from clusterglm.glm.penalties import elastic_net
+from clusterglm.glm.penalties import Penalty, elastic_net
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
 from clusterglm.glm.sample import hessian_every
@@ -82,7 +82,10 @@ def fit(
     if not kept.size:
         raise DataError("columns", None, "0 in every row: nothing to fit: add --intercept, or name others")
     notes += dropped_notes
-    if dropped:
+    pinned = np.array(dropped if point.hessian is None else [], dtype=np.intp)
+    if pinned.size:
+        problem.penalty = _pin(problem.penalty, pinned, scan.largest)
+    elif dropped:
         problem.take(kept)
         narrow = start.beta[kept]
         point = _evaluate(problem, narrow, solver) if start.beta[dropped].any() else _restrict(point, kept, problem)
@@ -97,6 +100,8 @@ def fit(
     stop = StoppingRule(trace, limits.tolerance, null_objective, varying[kept])
     problem.limit = limits.max_passes
     solution = _solve(problem, point, solver, stop, trace)
+    if pinned.size:
+        solution = replace(solution, point=_unpinned(problem, solution.point, pinned, scan.largest))
 
     full = np.zeros(len(labels))
     full[kept] = solution.point.beta
@@ -188,21 +193,25 @@ def _kept(
     constant[: int(model.intercept)] = False
     if not model.intercept:
         constant &= seen.largest == 0
-    if start.hessian is None:
-        # To leave a column out is to copy every row in every pass; where it says nothing, its coefficient stays 0.
-        constant &= (seen.largest != 0) & (penalty.l1 == 0) & (penalty.l2 == 0)
     gone = [int(j) for j in np.flatnonzero(constant)]
+    every = np.arange(len(labels))
+    if start.hessian is None:
+        # To leave a column out is to copy every row in every pass; these stay, pinned at 0.
+        if gone:
+            first, more = labels[gone[0]], f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            notes.append(f"warning: column {first}{more}: constant: coefficients set to 0")
+        return every if len(gone) < len(labels) else every[:0], gone, notes
     for j in gone:
         why = "same as the intercept" if model.intercept else "says nothing"
         notes.append(f"warning: column {labels[j]} (constant {seen.largest[j]:g}): {why}: coefficient set to 0")
-    rest = np.setdiff1d(np.arange(len(labels)), gone)
+    rest = np.setdiff1d(every, gone)
 
     def repeats(H: Array) -> list[int]:
         # Under an L1 part the choice among collinear columns is the penalty's own.
         found = aliased(H[np.ix_(rest, rest)] + np.diag(penalty.l2[rest]))
         return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
 
-    repeated = [] if start.hessian is None else repeats(start.hessian)
+    repeated = repeats(start.hessian)
     if repeated and model.family.name != "gaussian":
         # A Hessian can be singular because few rows have curvature; the columns' own Gram matrix decides.
         repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)
@@ -210,7 +219,26 @@ def _kept(
         names = ", ".join(labels[j] for j in repeated)
         notes.append(f"warning: columns {names}: collinear with earlier ones: their coefficients are set to 0")
     dropped = sorted([*gone, *repeated])
-    return np.setdiff1d(np.arange(len(labels)), dropped), dropped, notes
+    return np.setdiff1d(every, dropped), dropped, notes
+
+
+def _pin(penalty: Penalty, pinned: NDArray[np.intp], values: Array) -> Penalty:
+    """Return the penalty with an L2 part at constant columns, which an intercept can do without.
+
+    Their coefficients are 0 at the optimum, which is the same, and which now has a bound.
+    """
+    l2 = penalty.l2.copy()
+    l2[pinned] += np.where(values[pinned] != 0, values[pinned] ** 2, 1.0)
+    return Penalty(penalty.l1, l2)
+
+
+def _unpinned(problem: Problem, point: Point, pinned: NDArray[np.intp], values: Array) -> Point:
+    """Return the point with what constant columns add to every row in the intercept's coefficient: no predictor moves,
+    and the penalty is none the greater."""
+    beta = point.beta.copy()
+    beta[0] += float(values[pinned] @ beta[pinned])
+    beta[pinned] = 0.0
+    return replace(point, beta=beta, objective=point.loss + problem.penalty.value(beta))
 
 
 def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:

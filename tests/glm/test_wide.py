@@ -17,6 +17,7 @@ from clusterglm.glm import certificate, fit, scan, separation
 from clusterglm.glm import solvers as solvers_
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.penalties import PENALTIES
+from clusterglm.glm.problem import Problem
 from clusterglm.glm.solvers import SOLVERS
 
 TIGHT = {"tol": 1e-7}
@@ -107,6 +108,44 @@ def test_the_diagonal_alone_leads_to_the_same_optimum(
     assert found.certificate["gap"] >= found.objective - exact.objective - 1e-14
     assert found.objective - exact.objective <= 1e-11 * exact.null_objective
     np.testing.assert_allclose(found.coefficients, exact.coefficients, atol=1e-4)
+
+
+@pytest.mark.usefixtures("few_columns")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("intercept", [True, False])
+def test_columns_that_say_nothing_are_pinned_at_0(
+    intercept: bool, penalty: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the others' coefficients have a bound as if these were not there; no row is copied to leave them out."""
+    X, y, w = sparse_rows(family, 1500, 7)
+    X = X.tolil()
+    X[:, 4] = 7.0
+    X = X.tocsr()
+    monkeypatch.setattr(Problem, "take", None)
+    words = {"penalty": penalty, "solver": "auto", "family": family}
+    words |= {} if penalty == "none" else {"alpha": 0.01}
+    rows = clusterglm.from_arrays(X, y, w, intercept=intercept)
+    found = clusterglm.fit(data=rows, rel_gap=1e-12, **words)
+    assert found.status == "optimal"
+    assert found.columns_dropped == (["x0", "x4"] if intercept else ["x0"])
+    assert (found.coefficients[[0, 4] if intercept else [0]] == 0).all()
+    which = "x0 and 1 more" if intercept else "x0"
+    assert f"warning: column {which}: constant: coefficients set to 0" in found.notes
+    monkeypatch.undo()
+    others = [1, 2, 3, 5, 6] if intercept else [1, 2, 3, 4, 5, 6]
+    narrow = clusterglm.from_arrays(X[:, others].toarray(), y, w, intercept=intercept)
+    exact = clusterglm.fit(data=narrow, rel_gap=1e-14, **words)
+    assert found.certificate["gap"] >= found.objective - exact.objective - 1e-14
+    assert found.objective - exact.objective <= 1e-11 * exact.null_objective
+    np.testing.assert_allclose(found.coefficients[others], exact.coefficients, atol=1e-4)
+
+
+@pytest.mark.usefixtures("few_columns")
+def test_columns_of_zeros_alone_are_nothing_to_fit() -> None:
+    X, y, _ = sparse_rows("gaussian", 50, 5)
+    with pytest.raises(DataError, match="0 in every row: nothing to fit"):
+        clusterglm.fit(data=clusterglm.from_arrays(0 * X, y), family="gaussian", penalty="l2", alpha=1.0)
 
 
 @pytest.mark.usefixtures("few_columns")
