@@ -21,7 +21,7 @@ from clusterglm.glm.algebra import MOST_COLUMNS, aliased, definite
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
-from clusterglm.glm.model import Fit, Limits, Model
+from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty, elastic_net
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
@@ -71,12 +71,12 @@ def fit(
     sd = np.where(scan.deviation > 0, scan.deviation, 1.0)
     alpha = model.strength(scan.weight)
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
-    start = find_start(rows, names, model, alpha, seen, fit)
-    problem = Problem(
-        rows, family, penalty, scan.weight, journal, limits.on_pass, 1 + start.passes, start.sample, read + start.passes
-    )
+    problem = Problem(rows, family, penalty, scan.weight, journal, limits.on_pass, passes=1, read=read)
+    problem.limit = max(limits.max_passes, LEAST_PASSES)
     if solver.subsampled and family.self_concordance > 0:  # least squares are solved in one step of an exact one
         problem.every = hessian_every(rows.rows, len(labels))
+    start = find_start(problem, names, model, alpha, seen, fit)
+    problem.sample = start.sample
     start, point = _first_point(problem, start, solver)
     kept, dropped, dropped_notes = _kept(problem, point, scan, labels, model)
     if not kept.size:
@@ -98,8 +98,8 @@ def fit(
     trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
     varying = np.where(scan.constant, 0.0, scan.deviation)
     stop = StoppingRule(trace, limits.tolerance, null_objective, varying[kept])
-    problem.limit = limits.max_passes
     solution = _solve(problem, point, solver, stop, trace)
+    trace.replace(trace.iterations[-1].certificate)  # with the passes of a search or a refinement that came after it
     if pinned.size:
         solution = replace(solution, point=_unpinned(problem, solution.point, pinned, scan.largest))
 
@@ -148,7 +148,7 @@ def _evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
     if len(beta) > MOST_COLUMNS:
         return problem.at_diagonal(beta)
     point = problem.at(beta, hessian=True, ranges=solver.ranges)
-    if point.share < 1 and not definite(point.hessian + np.diag(problem.penalty.l2)):  # type: ignore[operator]
+    if point.share < 1 and problem.left >= 2 and not definite(point.hessian + np.diag(problem.penalty.l2)):  # type: ignore[operator]
         problem.every = 1  # the other rows may know better
         point = problem.at(beta, hessian=True)
     return point
@@ -212,6 +212,8 @@ def _kept(
         return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
 
     repeated = repeats(start.hessian)
+    if (model.family.name != "gaussian") + start.beta[repeated].any() > problem.left:
+        repeated = []  # no pass is left to know better, nor for a fit without them
     if repeated and model.family.name != "gaussian":
         # A Hessian can be singular because few rows have curvature; the columns' own Gram matrix decides.
         repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)

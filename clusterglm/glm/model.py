@@ -17,6 +17,7 @@ from clusterglm.glm.trace import Iteration, Tolerance
 
 Array = NDArray[np.float64]
 STARTS = ("auto", "null")
+LEAST_PASSES = 2  # of any fit: a look at the rows, and the point that it begins with
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ class Fit:
 class Limits:
     """Where to start, when to stop, and what to tell on the way.
 
-    No pass is made beyond ``max_passes``, but for those that the first point takes. ``start`` is one of ``STARTS``:
-    ``auto`` draws a sample where the rows are enough for one. ``on_pass`` is called after every new pass,
-    ``on_iteration`` after each step with its row and the objective of the null model.
+    No pass is made beyond ``max_passes``, but for ``LEAST_PASSES``. ``start`` is one of ``STARTS``: ``auto`` draws a
+    sample where the rows are enough for one. ``on_pass`` is called after every new pass, ``on_iteration`` after each
+    step with its row and the objective of the null model.
     """
 
     tolerance: Tolerance = field(default_factory=Tolerance)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from clusterglm.glm import kernels
 from clusterglm.glm.families import Family
 from clusterglm.glm.kernels import Block
 from clusterglm.glm.model import Fit, Limits, Model
-from clusterglm.glm.problem import Rows
+from clusterglm.glm.problem import Problem, Rows
 from clusterglm.glm.sample import Drawn, SampleRows, draw, sample_rows
 from clusterglm.glm.scan import Scan, scan
 from clusterglm.glm.solvers import SOLVERS
@@ -27,6 +27,13 @@ from clusterglm.glm.trace import Tolerance
 Array = NDArray[np.float64]
 _MOST_NULL_STEPS = 30
 _CANCELLED = 1e-4  # of a sum that is left of its terms
+_PASSES_OF_SAMPLE = 2  # and one for its point: the null model's loss, and its point where the sample misleads
+
+
+class Summed(Protocol):
+    """Rows, or a problem that counts the passes over them."""
+
+    def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]: ...
 
 
 class Look(NamedTuple):
@@ -53,58 +60,60 @@ def scan_and_draw(block: Block, family: Family, stretch: int) -> tuple[Scan, Dra
 
 @dataclass(frozen=True)
 class Start:
-    """Coefficients to begin at, (p,) with the intercept, a name for them, and how many passes it took to find them.
+    """Coefficients to begin at, (p,) with the intercept, and a name for them.
 
     ``sample`` are the drawn rows that they fit; ``null_objective`` is known where the start is not the null model.
     """
 
     beta: Array
     name: str
-    passes: int
     null: Array
     sample: Rows | None = None
     null_objective: float | None = None
 
     def at_null(self) -> Start:
         """Return the null model in place of a sample that misleads."""
-        return Start(self.null, "null model", self.passes, self.null)
+        return Start(self.null, "null model", self.null)
 
 
 def find_start(
-    rows: Rows, names: Sequence[str], model: Model, alpha: float, seen: Look, fit: Callable[..., Fit]
+    problem: Problem, names: Sequence[str], model: Model, alpha: float, seen: Look, fit: Callable[..., Fit]
 ) -> Start:
-    """Return the fit of the drawn rows, or the null model; ``fit`` is what fits a sample."""
+    """Return the fit of the drawn rows, or the null model; ``fit`` is what fits a sample.
+
+    At least one pass is left to evaluate the start; and another for the null model, where a sample misleads.
+    """
     first = int(model.intercept)
-    level, passes = null_intercept(rows, model, seen.scan)
+    level = null_intercept(problem, model, seen.scan, problem.left - 1)
     null = np.zeros(len(names) + first)
     null[:first] = level
-    found = None if seen.drawn is None else sample_start(seen.drawn, names, model, alpha, fit)
+    found = None
+    if seen.drawn is not None and problem.left > _PASSES_OF_SAMPLE:
+        found = sample_start(seen.drawn, names, model, alpha, fit)
     if found is None:
-        return Start(null, "null model", passes, null)
+        return Start(null, "null model", null)
     beta, sample = found
-    null_objective, more = null_loss(rows, model, seen.scan, level)
-    return Start(beta, f"fit on {sample.rows} sampled rows", passes + more, null, sample, null_objective)
+    null_objective = null_loss(problem, model, seen.scan, level)
+    return Start(beta, f"fit on {sample.rows} sampled rows", null, sample, null_objective)
 
 
-def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
-    """Return the intercept of the model without any column, and the passes it took.
+def null_intercept(rows: Summed, model: Model, seen: Scan, most: float = np.inf) -> float:
+    """Return the intercept of the model without any column, after ``most`` passes at most.
 
     Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps on g(mean mu) = g(mean y), a
     straight line where the offsets are alike; a step that leaves the bracket goes to its middle instead.
     """
     if not model.intercept:
-        return 0.0, 0
+        return 0.0
     family, W = model.family, seen.weight
     mean = seen.target_sum / W
     wanted = family.predictor(mean)
     if seen.largest_offset == 0:
-        return wanted, 0
+        return wanted
     level = wanted - seen.offset_sum / W
     low, high = wanted - seen.largest_offset, wanted + seen.largest_offset
-    passes = 0
-    while passes < _MOST_NULL_STEPS:
-        passes += 1
-        _, slope, curvature = rows.sum(kernels.intercept_terms, family, level)
+    for _ in range(int(min(most, _MOST_NULL_STEPS))):
+        _, slope, curvature = (float(s) for s in rows.sum(kernels.intercept_terms, family, level))
         low, high = (low, level) if slope > 0 else (level, high)
         with np.errstate(all="ignore"):
             now = family.predictor(mean + slope / W)
@@ -114,21 +123,21 @@ def null_intercept(rows: Rows, model: Model, seen: Scan) -> tuple[float, int]:
         level, step = new, new - level
         if abs(step) <= 1e-9 * (1 + abs(level)):
             break
-    return float(level), passes
+    return float(level)
 
 
-def null_loss(rows: Rows, model: Model, seen: Scan, level: float) -> tuple[float, int]:
-    """Return the mean loss of the model with nothing but an intercept, and the passes it took.
+def null_loss(rows: Summed, model: Model, seen: Scan, level: float) -> float:
+    """Return the mean loss of the model with nothing but an intercept.
 
-    None without an offset, for with a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) - l(0, 0); one where that
-    would cancel too many digits.
+    Without a pass where there is no offset, for with a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) -
+    l(0, 0); by one where that would cancel too many digits.
     """
     if seen.largest_offset == 0:
         at_zero = model.family.loss(np.zeros(2), np.array([level, 0.0]))
         found = (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
         if found > _CANCELLED * seen.loss_at_zero / seen.weight:
-            return found, 0
-    return float(rows.sum(kernels.intercept_terms, model.family, level)[0]) / seen.weight, 1
+            return found
+    return float(rows.sum(kernels.intercept_terms, model.family, level)[0]) / seen.weight
 
 
 def sample_start(

@@ -70,7 +70,7 @@ def set_up(t: Any, family: str, penalty: Penalty) -> tuple[Problem, Certifier, P
     certifier = Certifier(problem, frame.magnitude, seen.largest_offset, frame)
     beta = np.zeros(t.A.shape[1])
     if t.intercept:
-        beta[0] = null_intercept(t.rows(), Model(F), seen)[0]
+        beta[0] = null_intercept(t.rows(), Model(F), seen)
     return problem, certifier, problem.at(beta, hessian=True)
 
 
