@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
 _quiet = np.errstate(over="ignore", invalid="ignore")
 _NARROW = 24  # columns up to which gemm is faster than syrk (measured, OpenBLAS 0.3)
+_BITS = 2**64 - 1  # what a uint64 keeps of a product, and a Python int does not by itself
 _SCRATCH_BYTES = 240 * 1024  # scaled rows that stay in the second-level cache beside their block
 
 
@@ -108,11 +109,33 @@ def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Ar
 
 @_quiet
 def hessian_of_share(block: Block, family: Family, beta: Array, every: int) -> tuple[Array, Array, Array, float]:
-    """Return (sum of w l, X'(w s), X_S' diag(w h) X_S, sum of w_S), S the rows of every ``every``-th micro-block."""
-    if (block.start // len(block.y)) % every == 0:
+    """Return (sum of w l, X'(w s), X_S' diag(w h) X_S, sum of w_S), S the rows of the micro-blocks ``in_share``."""
+    if in_share(block.start // len(block.y), every):
         return weighed(block, hessian, family, beta)
     p = block.X.shape[1]
     return *gradient(block, family, beta), np.zeros((p, p)), 0.0
+
+
+def in_share(index: int, every: int) -> bool:
+    """Whether the micro-block is the one of its ``every`` neighbours that a hash points at.
+
+    So the share is 1 / ``every`` of any stretch, and no period in the order of the rows can mislead it. Of the first
+    neighbours it is the first, so that there is one.
+    """
+    group = index // every
+    which = hashed(group) % every if group else 0
+    return bool(index % every == which)
+
+
+def hashed(index: Any) -> Any:
+    """Return a hash of 64 bits of an int or a uint64 array.
+
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+    """
+    z = (index + 1) * 0x9E3779B97F4A7C15 & _BITS
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _BITS
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _BITS
+    return z ^ z >> 31
 
 
 @_quiet

@@ -129,7 +129,7 @@ class Problem:
     read : int
         How many of these passes this process has made, and not a journal.
 
-    Hessians that need not be exact are those of every ``every``-th micro-block; 1 until it is set.
+    Hessians that need not be exact are those of one in ``every`` micro-blocks; 1 until it is set.
     """
 
     def __init__(

@@ -11,8 +11,7 @@ the rows of the share mislead, a column that hardly varies among them say, steps
 Hessians are of all rows.
 
 Erdogdu and Montanari (2015), "Convergence rates of sub-sampled Newton methods"; Roosta-Khorasani and Mahoney (2019),
-"Sub-sampled Newton methods", Math. Prog. 174; the hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014,
-"Fast splittable pseudorandom number generators").
+"Sub-sampled Newton methods", Math. Prog. 174.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.kernels import Block, Piece, is_sparse
+from clusterglm.glm.kernels import Block, Piece, hashed, is_sparse
 
 Array = NDArray[np.float64]
 _ROWS_PER_COLUMN = 2000
@@ -46,7 +45,7 @@ def sample_rows(rows: int, columns: int) -> int:
 
 
 def hessian_every(rows: int, columns: int) -> int:
-    """Return k: of every k-th micro-block the Hessian is good enough, from the size of the data alone; 1 for all."""
+    """Return k: of one in k micro-blocks the Hessian is good enough, from the size of the data alone; 1 for all."""
     saved = columns // _COLUMNS_PER_PASS
     per_column = _ROWS_FOR_TWO_MORE if saved > _WORTH_TWO_MORE else _ROWS_FOR_NO_MORE
     return max(min(saved, rows // (per_column * columns), _FEWEST_OF), 1)
@@ -78,23 +77,13 @@ def draw(block: Block, stretch: int) -> tuple[Drawn]:
     """Return one row of every ``stretch`` rows, counted from the first of the data: the one that a hash points at."""
     stop = block.start + len(block.y)
     first = np.arange(block.start // stretch, -(-stop // stretch), dtype=np.uint64)
-    row = (first * np.uint64(stretch) + _hash(first) % np.uint64(stretch)).astype(np.int64)
+    row = (first * np.uint64(stretch) + hashed(first) % np.uint64(stretch)).astype(np.int64)
     kept = row[(row >= block.start) & (row < stop)] - block.start
     if not len(kept):
         return (Drawn(()),)
     weights, offset = (None if v is None else v[kept] for v in (block.weights, block.offset))
     X = block.X[kept].toarray() if is_sparse(block.X) else block.X[kept]
     return (Drawn((Piece(X, block.y[kept], weights, offset, block.start + int(kept[0])),)),)
-
-
-def _hash(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
 
 
 class SampleRows:

@@ -16,7 +16,7 @@ from clusterglm.glm import fit as fit_module
 from clusterglm.glm import kernels
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
-from clusterglm.glm.kernels import Piece
+from clusterglm.glm.kernels import Piece, in_share
 from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.sample import Drawn, SampleRows, draw, hessian_every, sample_rows
 from clusterglm.glm.scan import scan
@@ -238,12 +238,38 @@ def test_a_hessian_of_a_share_of_the_rows_leads_to_the_same_optimum_with_a_proof
     np.testing.assert_allclose(found.coefficients, exact.coefficients, atol=1e-6)
 
 
+@pytest.mark.parametrize("every", range(1, 17))
+def test_a_share_is_one_of_every_k_micro_blocks_and_has_no_period(every: int) -> None:
+    taken = np.array([in_share(i, every) for i in range(2000 * every)])
+    assert taken[0]
+    np.testing.assert_array_equal(taken.reshape(-1, every).sum(axis=1), 1)  # so that few blocks have their share, too
+    for period in range(2, 3 * every):
+        counts = np.bincount(np.flatnonzero(taken) % period, minlength=period)
+        assert counts.min() > 0.5 * 2000 / period
+
+
+def test_periodic_rows_do_not_mislead_a_share(make_table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dummy that is 1 in every second micro-block: the share knows it, and no pass goes into learning that."""
+    table = make_table("binomial", 6400, 3)
+    table.A[:, 3] = np.repeat(np.arange(200) % 2, 32)
+    passes = []
+    for every in (1, 2):
+        monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns, every=every: every)
+        told: list[int] = []
+        limits = Limits(start="null", on_pass=lambda problem, told=told: told.append(problem.every))
+        found = fit(table.rows(), table.names, Model(FAMILIES["binomial"]), SOLVERS["proximal_newton"], limits)
+        assert found.status == "optimal"
+        passes.append(found.passes)
+    assert told[-1] == 2
+    assert passes[1] <= passes[0] + 2
+
+
 def test_where_the_share_does_not_tell_columns_apart_all_rows_are_asked(
     make_table: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dummy that is 0 in every row of the share; and one that repeats it, which goes."""
     table = make_table("binomial", 640, 4)
-    table.A[:, 3:] = ((np.arange(640) // 32) % 2)[:, None]  # in micro-blocks of 32 rows
+    table.A[:, 3:] = np.repeat([not in_share(i, 2) for i in range(20)], 32)[:, None]  # in micro-blocks of 32 rows
     monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: 2)
     found = fit(
         table.rows(), table.names, Model(FAMILIES["binomial"]), SOLVERS["proximal_newton"], Limits(start="null")
@@ -262,7 +288,7 @@ def test_a_share_that_hardly_knows_a_column_costs_few_passes(
 ) -> None:
     """The column is small in every row of the share, so its curvature there is ratio^2 of what it is."""
     table = make_table(family, 6400, 4)
-    table.A[(np.arange(6400) // 32) % 2 == 0, 3] *= ratio  # in micro-blocks of 32 rows
+    table.A[np.repeat([in_share(i, 2) for i in range(200)], 32), 3] *= ratio  # in micro-blocks of 32 rows
     monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: 2)
     model, limits = Model(FAMILIES[family]), Limits(Tolerance(rel_gap=1e-8), start=start)
     found = fit(table.rows(), table.names, model, SOLVERS["proximal_newton"], limits)
