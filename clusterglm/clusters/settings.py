@@ -82,6 +82,8 @@ def quiet() -> Iterator[None]:
 
     import distributed  # noqa: F401  its import sets the levels that are put aside here
 
+    # Tells at the very end of this process, long after any ``with``, that it has ended a worker which took its time.
+    logging.getLogger("distributed.process").setLevel(logging.CRITICAL + 1)
     before = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in before:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
