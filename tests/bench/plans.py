@@ -1,0 +1,54 @@
+"""What plans say, beside what happened: ten fits, each on a cluster of its own.
+
+    python tests/bench/plans.py [--scale 1]
+
+Seconds are loading and fitting together; memory is the peak of the fullest worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import clusterglm
+from clusterglm.units import format_size
+
+CONFIGURATIONS: tuple[dict[str, Any], ...] = (
+    {"solver": "auto", "rows": 8e6},
+    {"solver": "admm", "rows": 8e6},
+    {"solver": "proximal_gradient", "rows": 8e6, "start": "null"},
+    {"solver": "auto", "rows": 1e6, "columns": 100},
+    {"solver": "newton", "rows": 4e6, "family": "poisson", "intercept": True},
+    {"solver": "lbfgs", "rows": 8e6, "dtype": "float32"},
+    {"solver": "auto", "rows": 4e7, "storage": "stream"},
+    {"solver": "admm", "rows": 4e7, "storage": "stream"},
+    {"solver": "proximal_newton", "rows": 2e7, "storage": "stream", "family": "gaussian", "columns": 30},
+    {"solver": "proximal_gradient", "rows": 2e7, "storage": "disk"},
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scale", type=float, default=1.0)
+    scale = parser.parse_args().scale
+    print(f"{'fit':75} {'passes':>9} {'seconds':>15} {'ratio':>6} {'peak memory':>19} {'ratio':>6}")
+    for configuration in CONFIGURATIONS:
+        asked = configuration | {"rows": int(configuration["rows"] * scale)}
+        with tempfile.TemporaryDirectory() as folder:
+            found = clusterglm.fit(workers=2, out=Path(folder, "run"), **asked)
+            plan = json.loads(Path(folder, "run", "plan.json").read_text())
+        planned, took = plan["seconds_load"] + plan["seconds_fit"], found.seconds["load"] + found.seconds["fit"]
+        peak = plan["measured"]["peak_memory"]
+        name = " ".join(f"{key}={value:.0e}" if key == "rows" else f"{value}" for key, value in asked.items())
+        print(
+            f"{name:75} {plan['passes']:>3} / {found.passes:<3} {planned:6.2f} / {took:6.2f} {planned / took:6.2f} "
+            f"{format_size(plan['peak_memory']):>8} / {format_size(peak):>8} {plan['peak_memory'] / peak:6.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
