@@ -17,21 +17,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.files import location
-from clusterglm.data.rows import LocalRows, Rows
+from clusterglm.data.rows import Here, LocalRows, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit, Limits
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.start import Look, look
 from clusterglm.glm.trace import Iteration
-from clusterglm.request import Request
+from clusterglm.request import Request, split_names
 from clusterglm.result import Result
-from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions
+from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions, write_data, write_run
 from clusterglm.units import format_duration
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from clusterglm.data.collections import Collections
     from clusterglm.data.sources import Source
 
 AskFor = Callable[[int], object]
@@ -64,7 +65,7 @@ class _Silent:
 def fit(
     client: Client | None = None,
     *,
-    data: str | Path | LocalRows | None = None,
+    data: Any = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     overwrite: bool = False,
@@ -84,8 +85,11 @@ def fit(
     client : distributed.Client, optional
         The cluster. Without one, a LocalCluster of ``workers`` processes is started and ended; a script must then call
         ``fit`` under ``if __name__ == "__main__":``.
-    data : path or LocalRows, optional
-        Files to read on the workers; or rows in this process (``clusterglm.from_arrays``), fitted without a cluster.
+    data : path, frame, dict, tuple or LocalRows, optional
+        Files to read on the workers. A frame or a dict of columns in which ``target``, ``features``, ``weights`` and
+        ``offset`` are names; or a tuple (X, y[, weights[, offset]]) of arrays, X (rows, features), the others (rows,).
+        What is of Dask is made on the workers by its own graph; what is of pandas and numpy, and rows of
+        ``clusterglm.from_arrays``, is fitted in this process, without a cluster.
     out : path, optional
         A run folder to write; without one nothing is written.
     resume : path, optional
@@ -118,16 +122,28 @@ def fit(
         raise UsageError(
             unknown_options[0], None, f"not an option of fit: one of {', '.join(Request.__dataclass_fields__)}"
         )
-    if isinstance(data, LocalRows):
-        elsewhere = {"client": client, "out": out, "resume": resume, "workers": workers, "memory": memory}
-        for name, value in elsewhere.items():
-            if value is not None:
-                raise UsageError(name, None, "has no effect on rows in this process: leave it out")
-        return _fit_here(data, options, progress or _Silent())
-    if data is not None:
+    source: Collections | None = None
+    if data is not None and not isinstance(data, str | Path):
+        found = _from_python(data, options)
+        if not isinstance(found, Here):
+            source, options["data"] = found, found.label
+            if isinstance(data, tuple):
+                options["target"] = "y"
+        else:
+            elsewhere = {"client": client, "out": out, "resume": resume, "workers": workers, "memory": memory}
+            for name, value in elsewhere.items():
+                if value is not None:
+                    raise UsageError(name, None, "has no effect on rows in this process: leave it out")
+            return _fit_here(found, options, progress or _Silent())
+    elif data is not None:
         options["data"] = str(data)
     journal, saved = load_checkpoint(Path(resume)) if resume is not None else ([], {})
     if saved:
+        if source is None:
+            from clusterglm.data.from_python import LABELS
+
+            if (label := saved["request"].get("data")) in LABELS:
+                raise UsageError("--resume", resume, f"made with {label} from Python: give the same data again")
         given = {name for name, value in options.items() if value is not None}
         if "solver" not in given and ":" in (own := str(saved["request"].get("solver"))):
             # A checkpoint is data: it names no program to run that its reader has not named too.
@@ -136,7 +152,7 @@ def fit(
         request = (replace(known, **{n: options[n] for n in given})).resumed_from(saved["request"], given, resume)
     else:
         request = Request(**options)
-    if request.data is not None:
+    if request.data is not None and source is None:
         location(request.data)  # which refuses a URL that cannot be read
     if client is None:
         from clusterglm.clusters.embedded import shape
@@ -154,7 +170,7 @@ def fit(
 
                     progress.phase("starting a local cluster")
                     client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory, timeout))
-                fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command)
+                fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command, source)
                 try:
                     return fitting.run()
                 except Exception as error:  # while the client still says how its cluster is
@@ -202,10 +218,28 @@ class _OwnRows(Request):
     most_columns = math.inf
 
 
-def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> Result:
+def _from_python(data: Any, options: dict[str, Any]) -> Here | Collections:
+    """Return rows in this process, for which ``options`` then names no column any more, or the source of other rows."""
+    if isinstance(data, LocalRows):
+        return Here(data, [f"x{j}" for j in range(data.columns - data.intercept)])
+    from clusterglm.data.from_python import OPTIONS, from_python
+
+    chosen = {name: options.get(name) for name in OPTIONS}
+    for name in ("features", "categorical"):
+        if isinstance(names := chosen[name], str):
+            chosen[name] = split_names(names, f"--{name}")
+    intercept = options.get("intercept") is not False
+    found = from_python(data, chosen, intercept=intercept, dtype=options.get("dtype") or "float64")
+    if isinstance(found, Here):
+        for name in chosen:
+            options.pop(name, None)
+    return found
+
+
+def _fit_here(here: Here, options: dict[str, Any], progress: Progress) -> Result:
     """Fit rows that are already in this process."""
-    width = rows.columns - rows.intercept
-    names = [f"x{j}" for j in range(width)]
+    rows, names = here.rows, here.names
+    width = len(names)
     if options.get("family") is None:
         raise UsageError("family", None, "needed with rows of your own: gaussian, binomial or poisson")
     if options.get("penalty") is None and options.get("alpha") is None and options.get("lamduh") is None:
@@ -216,10 +250,10 @@ def _fit_here(rows: LocalRows, options: dict[str, Any], progress: Progress) -> R
     request = _OwnRows(**own | {name: value for name, value in options.items() if value is not None})
     started = time.perf_counter()
     with one_blas_thread():
-        fitted = _solve(rows, names, request, progress, [], None, "y")
-    notes = [*request.notes(rows.columns), *fitted.notes]
+        fitted = _solve(rows, names, request, progress, [], None, here.target)
+    notes = [*here.notes, *request.notes(rows.columns), *fitted.notes]
     seconds = {"load": 0.0, "fit": time.perf_counter() - started}
-    return Result.of(request, fitted, names, rows.rows, seconds, notes=notes, nbytes=rows.nbytes)
+    return Result.of(request, fitted, names, rows.rows, seconds, notes=notes, nbytes=rows.nbytes, **here.coding)
 
 
 def _solve(
@@ -252,9 +286,11 @@ class _Fitting:
         journal: Sequence[Recorded],
         saved: dict[str, Any],
         command: str | None,
+        source: Collections | None,
     ) -> None:
         self.request, self.client, self.ask_for, self.folder = request, client, ask_for, run
         self.progress, self.journal, self.saved, self.command = progress, journal, saved, command
+        self.source = source
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -321,7 +357,7 @@ class _Fitting:
             assert request.data is not None
             assert request.target is not None
             self.progress.phase(f"looking at {quoted(request.data)}")
-            source = open_source(
+            source = self.source or open_source(
                 request.data,
                 request.target,
                 request.features,
@@ -342,6 +378,8 @@ class _Fitting:
     def plan(self, source: Source, columns: int) -> chunks.Plan:
         from clusterglm import planning
         from clusterglm.clusters import workers as measured
+        from clusterglm.data.forecast import typical
+        from clusterglm.data.synthetic import Synthetic
 
         found = measured.workers(self.client)
         plan = chunks.plan(
@@ -362,7 +400,12 @@ class _Fitting:
             if reason.startswith(("note:", "warning:")):
                 self.note(reason)
         model = self.request.model
-        speeds = planning.on_workers(self.client, source, plan, model.family, model.intercept)
+        # What Dask is to make may be dear, and is made once: the kernels are measured on other rows of this shape.
+        shape = Synthetic(plan.rows, len(source.names), family=model.family.name)
+        probed = source if self.source is None else shape
+        speeds = planning.on_workers(self.client, probed, plan, model.family, model.intercept)
+        if self.source is not None:
+            speeds = speeds._replace(make=typical(plan.columns, generated=False).make)
         self.speeds, self.forecast = speeds, planning.planned(self.request, self.solver, plan, speeds)
         return plan
 
@@ -441,34 +484,6 @@ class _Fitting:
 def _about(seconds: float | None) -> str:
     """Return the words for a time that is worth mentioning."""
     return "" if seconds is None or seconds < _WORTH_MENTIONING else f", about {format_duration(seconds)}"
-
-
-def write_run(folder: RunFolder, result: Result, plan: dict[str, Any]) -> None:
-    """Write the run folder: data first, then the page that shows them."""
-    from clusterglm.report.page import write_report
-
-    began = time.perf_counter()
-    write_data(folder, result, plan)
-    write_report(folder.path)
-    result.seconds["report"] = result.seconds.get("report", 0.0) + time.perf_counter() - began
-    folder.write_json("result.json", result.as_dict())
-    result.folder = folder.path
-
-
-def write_data(folder: RunFolder, result: Result, plan: dict[str, Any]) -> None:
-    """Write the plan beside what happened, the history, the model and the result."""
-    passes, seconds = result.passes, result.seconds
-    measured = {
-        "passes": passes,
-        "seconds_load": seconds["load"],
-        "seconds_fit": seconds["fit"],
-        "seconds_per_pass": seconds["fit"] / max(passes - 1, 1),  # the first is the look, which loading counts
-        "peak_memory": result.memory.get("peak", 0),
-    }
-    folder.write_json("plan.json", plan | {"measured": measured})
-    folder.write_table("history.parquet", result.history)
-    folder.write_json("model.json", result.model())
-    folder.write_json("result.json", result.as_dict())
 
 
 __all__ = ["DataError", "Progress", "fit"]

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,6 +26,9 @@ from filelock import FileLock, Timeout
 from clusterglm import __version__
 from clusterglm.errors import ClusterError, DataError, UsageError
 from clusterglm.glm.problem import Recorded
+
+if TYPE_CHECKING:
+    from clusterglm.result import Result
 
 CHECKPOINT = "checkpoint.npz"
 _PAGES = ("report.html", "performance-report.html", "task-stream.html")
@@ -239,3 +242,31 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
+
+
+def write_run(folder: RunFolder, result: Result, plan: dict[str, Any]) -> None:
+    """Write the run folder: data first, then the page that shows them."""
+    from clusterglm.report.page import write_report
+
+    began = time.perf_counter()
+    write_data(folder, result, plan)
+    write_report(folder.path)
+    result.seconds["report"] = result.seconds.get("report", 0.0) + time.perf_counter() - began
+    folder.write_json("result.json", result.as_dict())
+    result.folder = folder.path
+
+
+def write_data(folder: RunFolder, result: Result, plan: dict[str, Any]) -> None:
+    """Write the plan beside what happened, the history, the model and the result."""
+    passes, seconds = result.passes, result.seconds
+    measured = {
+        "passes": passes,
+        "seconds_load": seconds["load"],
+        "seconds_fit": seconds["fit"],
+        "seconds_per_pass": seconds["fit"] / max(passes - 1, 1),  # the first is the look, which loading counts
+        "peak_memory": result.memory.get("peak", 0),
+    }
+    folder.write_json("plan.json", plan | {"measured": measured})
+    folder.write_table("history.parquet", result.history)
+    folder.write_json("model.json", result.model())
+    folder.write_json("result.json", result.as_dict())

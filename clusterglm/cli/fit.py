@@ -110,7 +110,7 @@ def fit(
             progress=display,
             timeout=where.seconds,
             command=redact(" ".join(["clusterglm", *map(shell_word, sys.argv[1:])])),
-            **own,  # type: ignore[arg-type]
+            **own,
             **given,
         )
     try:

@@ -6,7 +6,7 @@ It runs on the workers, over a few pieces of a file at a time, and brings back n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,10 +85,21 @@ class Census:
                     raise DataError(f"column {quoted(name)}", value, "too large a number for a level: write it as text")
         return {name: Levels.of(values, self.declared[name] or ()) for name, values in self.values.items()}
 
-    def words(self) -> dict[str, list[str]]:
-        """Return the levels of every column that look like missing values."""
+    def refuse_missing(self, place: Callable[[int, int], str]) -> None:
+        """Raise DataError where a value is missing; ``place`` says in words where a row of a file is."""
+        if self.missing:
+            name, count = self.missing.most_common(1)[0]
+            at = f"{count} missing, the first in {place(*self.first[name])}"
+            raise DataError(f"column {quoted(name)}", at, "--missing drop leaves such rows out, or fill them")
+
+    def notes(self, levels: Mapping[str, Levels]) -> list[str]:
+        """Return what is said of the levels of every column, and of those that look like missing values."""
         found = {name: sorted(_WORDS & values) for name, values in self.values.items()}
-        return {name: words for name, words in found.items() if words}
+        return [f"note: column {quoted(name)}: {of}" for name, of in levels.items()] + [
+            f"warning: column {quoted(name)} ({', '.join(words)}): a level, not a missing value"
+            for name, words in found.items()
+            if words
+        ]
 
 
 def take(

@@ -268,6 +268,8 @@ class DaskRows:
             threads, holders = self._workers(), self._holders(set(lost))
             for i in lost:
                 holders[i] = None
+            # What a chunk is made from may have keys of its own: while anything holds it, it fails as it did before.
+            self.client.cancel([self.chunks[i] for i in lost], force=True)
             self._make_again(lost, place(holders, threads) if threads else None)
         if self.ask_for is not None and len(self.client.scheduler_info(n_workers=-1)["workers"]) < self.plan.workers:
             self.ask_for(self.plan.workers)
@@ -349,14 +351,24 @@ def map_where(
     """Map ``function`` over ``items``, each on the worker that is wished for it ("" for any), a wish and not a pin."""
     if workers is None:
         return client.map(function, items, key=list(keys), pure=False, **words)  # type: ignore[no-any-return]
+
+    def submit(indices: Sequence[int], **wish: Any) -> list[Future]:
+        own = [items[i] for i in indices]
+        return client.map(  # type: ignore[no-any-return]
+            function, own, key=[keys[i] for i in indices], pure=False, **wish, **words
+        )
+
+    return where_wished(submit, workers)
+
+
+def where_wished(submit: Callable[..., list[Future]], workers: Sequence[str]) -> list[Future]:
+    """Return the futures of ``submit(indices, **wish)``, called once a worker for all that is wished for it."""
     of_worker: dict[str, list[int]] = {}
     for i, address in enumerate(workers):
         of_worker.setdefault(address, []).append(i)
     futures: dict[int, Future] = {}
     for address, indices in of_worker.items():
-        # A map a worker, never a submit an item: each call costs the scheduler more than a millisecond.
+        # A call a worker, never one an item: each call costs the scheduler more than a millisecond.
         wish = {"workers": [address], "allow_other_workers": True} if address else {}
-        own = [items[i] for i in indices]
-        made = client.map(function, own, key=[keys[i] for i in indices], pure=False, **wish, **words)
-        futures.update(zip(indices, made, strict=True))
-    return [futures[i] for i in range(len(items))]
+        futures.update(zip(indices, submit(indices, **wish), strict=True))
+    return [futures[i] for i in range(len(workers))]

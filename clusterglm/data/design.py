@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clusterglm.data.arrays import Columns
+from clusterglm.data.chunk import Chunk
+from clusterglm.data.columns import Roles
 
 if TYPE_CHECKING:
     from clusterglm.data.levels import Levels
@@ -100,6 +102,29 @@ def _write_codes(codes: np.ndarray, X: np.ndarray) -> None:
     (rows,) = np.nonzero(codes > 0)
     X[rows, codes[rows] - 1] = 1.0
     X[codes < 0] = np.nan
+
+
+def windows(
+    design: Design, batches: Iterable[Any], bounds: tuple[int, int], rows: int, block_rows: int, roles: Roles
+) -> Iterator[Chunk]:
+    """Yield the rows of ``batches``, which are ``bounds[0]`` to ``bounds[1] - 1``, in chunks of ``rows``.
+
+    ``design`` has room for one of them, and the next is written over it.
+    """
+    first, last = bounds
+    for batch in batches:
+        done = 0
+        while done < len(batch):
+            wanted = min(rows, last - first) - design.filled
+            design.append(batch.slice(done, wanted))
+            done += wanted
+            if design.filled == min(rows, last - first):
+                X, vectors = design.take()
+                y, weights, offset = (
+                    None if name is None else vectors[name] for name in (roles.target, roles.weights, roles.offset)
+                )
+                yield Chunk(X, y, weights, offset, start=first, block_rows=block_rows)  # type: ignore[arg-type]
+                first += len(X)
 
 
 def to_numpy(column: pa.Array | np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ other one is a column ``name[T.level]``. A level is known by its label: text as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,6 +92,11 @@ class Levels:
 
     def __str__(self) -> str:
         return f"{len(self.labels)} levels, reference {quoted(self.labels[0])}"
+
+
+def design_names(features: Iterable[str], levels: Mapping[str, Levels]) -> list[str]:
+    """Return the columns of the design matrix that the features are."""
+    return [name for f in features for name in (levels[f].names(f) if f in levels else [f])]
 
 
 def label(value: Value) -> str:

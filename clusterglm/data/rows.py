@@ -8,7 +8,7 @@ rows that the plan has chosen from the size of the data alone; ``rows`` is then 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.sparse import csr_array, hstack, issparse
@@ -84,6 +84,16 @@ class LocalRows:
 
     def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         return each_in(self.chunk, step, states, args, self.problem_rows)
+
+
+class Here(NamedTuple):
+    """Rows in this process, what their columns and their target are called, and how a prediction makes them again."""
+
+    rows: LocalRows
+    names: list[str]
+    target: str = "y"
+    coding: dict[str, Any] = {}  # noqa: RUF012  never written to
+    notes: Sequence[str] = ()
 
 
 def each_in(

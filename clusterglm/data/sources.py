@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,7 +25,7 @@ from clusterglm.data.disk import OnDisk
 from clusterglm.data.files import DataFile, Location, location, unchanged
 from clusterglm.data.listing import find
 from clusterglm.data.rows import LocalRows
-from clusterglm.data.stream import Stream
+from clusterglm.data.stream import Origin, Stream
 from clusterglm.errors import ClusterError, DataError, UsageError, quoted
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Source(Protocol):
     def make(self, plan: Plan, intercept: bool) -> Make:
         """Return the recipe by which the workers make the chunks of ``plan``."""
 
-    def part(self, bounds: tuple[int, int]) -> Source:
-        """Return this source with no more state than the rows ``bounds[0]`` to ``bounds[1] - 1`` need."""
+    def part(self, bounds: tuple[int, int]) -> Origin:
+        """Return where the rows ``bounds[0]`` to ``bounds[1] - 1`` come from, with no more state than they need."""
 
     @property
     def random_access(self) -> bool:
@@ -165,8 +165,9 @@ class FileSource:
         self.files = _numbered([look.file for look in full])
         if to_code or self.drop:
             self._count(to_code)
-        names = [self.levels[name].names(name) if name in self.levels else [name] for name in self.features]
-        self.names = list(chain.from_iterable(names))
+        from clusterglm.data.levels import design_names
+
+        self.names = design_names(self.features, self.levels)
         if not self.names:
             raise DataError("--data", self.url, f"no columns besides the target {quoted(self.roles.target)}")
 
@@ -217,16 +218,10 @@ class FileSource:
             if self.rows < before:
                 rows = f"{before - self.rows} of {before} rows left out"
                 self.notes.append(f"note: --missing drop: {rows}, missing values: {worst}")
-        elif found.missing:
-            name, count = found.missing.most_common(1)[0]
-            i, row = found.first[name]
-            at = f"{count} missing, the first in {place(self.format, self.files[i], row)}"
-            raise DataError(f"column {quoted(name)}", at, "--missing drop leaves such rows out, or fill them")
+        else:
+            found.refuse_missing(lambda i, row: place(self.format, self.files[i], row))
         self.levels = found.levels()
-        for name, levels in self.levels.items():
-            self.notes.append(f"note: column {quoted(name)}: {levels}")
-        for name, words in found.words().items():
-            self.notes.append(f"warning: column {quoted(name)} ({', '.join(words)}): a level, not a missing value")
+        self.notes += found.notes(self.levels)
 
     @property
     def coding(self) -> dict[str, Any]:
@@ -267,7 +262,7 @@ class FileSource:
     def windows(
         self, bounds: tuple[int, int], rows: int, block_rows: int, dtype: str = "float64", intercept: bool = False
     ) -> Iterator[Chunk]:
-        """Yield the rows from ``bounds[0]`` to ``bounds[1] - 1`` in chunks of ``rows``.
+        """Return the rows from ``bounds[0]`` to ``bounds[1] - 1`` in chunks of ``rows``, one at a time.
 
         Raises
         ------
@@ -276,25 +271,11 @@ class FileSource:
         ClusterError
             A file may not be read, or the system failed to.
         """
-        from clusterglm.data.design import Design
+        from clusterglm.data import design
 
-        first, last = bounds
-        others = list(self.roles.others.values())
-        design = Design(min(rows, last - first), self.features, others, dtype, intercept, self.levels)
-        for batch in self._batches(bounds):
-            done = 0
-            while done < len(batch):
-                wanted = min(rows, last - first) - design.filled
-                design.append(batch.slice(done, wanted))
-                done += wanted
-                if design.filled == min(rows, last - first):
-                    X, vectors = design.take()
-                    y, weights, offset = (
-                        None if name is None else vectors[name]
-                        for name in (self.roles.target, self.roles.weights, self.roles.offset)
-                    )
-                    yield Chunk(X, y, weights, offset, start=first, block_rows=block_rows)  # type: ignore[arg-type]
-                    first += len(X)
+        size, others = min(rows, bounds[1] - bounds[0]), list(self.roles.others.values())
+        held = design.Design(size, self.features, others, dtype, intercept, self.levels)
+        return design.windows(held, self._batches(bounds), bounds, rows, block_rows, self.roles)
 
     def _batches(self, bounds: tuple[int, int]) -> Iterator[pa.RecordBatch]:
         """Yield the rows from ``bounds[0]`` to ``bounds[1] - 1`` as the files hold them."""

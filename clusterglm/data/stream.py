@@ -26,7 +26,8 @@ class Origin(Protocol):
     store together must be decoded together.
     """
 
-    random_access: bool
+    @property
+    def random_access(self) -> bool: ...
 
     def windows(
         self, bounds: tuple[int, int], rows: int, block_rows: int, dtype: str, intercept: bool
