@@ -129,8 +129,8 @@ def _raw(file: DataFile) -> Any:
 
 
 def _parquet(raw: Any, file: DataFile, texts: Sequence[str] = ()) -> pq.ParquetFile:
-    ahead = not isinstance(raw, remote.RangedFile)  # which is told itself what to fetch
-    words = {"buffer_size": _READ_BYTES, "pre_buffer": ahead, "page_checksum_verification": True}
+    # Not all of a row group at once (pre_buffer), which may be larger than memory; objects are told what to fetch.
+    words = {"buffer_size": _READ_BYTES, "pre_buffer": False, "page_checksum_verification": True}
     with _readable(file, "footer"):
         return pq.ParquetFile(raw, read_dictionary=texts, **words)
 

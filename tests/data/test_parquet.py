@@ -137,3 +137,16 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_parquet_file_needs_no_suffix(frame: pd.DataFrame, tmp_path: Path) -> None:
     assert opened(write(frame, tmp_path / "table")).rows == 700
+
+
+def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
+    """Arrow would rather read all of a row group first."""
+    rows = 1_000_000
+    table = pa.table({name: np.random.default_rng(0).random(rows) for name in "abcdefghy"})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows, use_dictionary=False)
+    source = open_source(str(tmp_path / "a.parquet"), "y")
+    source.open(None)
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in source.windows((0, rows), 8192, 8192):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < table.nbytes / 2
