@@ -73,7 +73,7 @@ def test_dask_frames_columns_and_arrays_are_the_file(shared_client: Any, frame: 
     X, rest = lazy[["age", "sport"]].astype(float), [lazy.visits, lazy.w, lazy.log]
     for arrays in ((X.to_dask_array(), *rest), (X.to_dask_array(lengths=True), *(v.to_dask_array() for v in rest))):
         assert same(clusterglm.fit(shared_client, data=arrays, **MODEL)) == same(expected)
-    held = lazy.persist()
+    held = shared_client.persist(lazy)
     assert same(clusterglm.fit(shared_client, data=held, **MODEL, **NAMES)) == same(expected)
     missing = dd.from_pandas(frame.assign(age=frame.age.where(frame.index != 17)), npartitions=3)
     with pytest.raises(DataError, match=r"column age .*the frame, partition 0, row 17"):
