@@ -78,7 +78,8 @@ class DataFile:
     ``path`` is a URL where it is an object of a remote store. ``modified`` is its mtime in ns, the version of an
     object, or a digest of all that a Zarr store holds; ``group`` the part of it that is meant, ``header`` the columns
     of a csv file in its order, ``first`` the global index of its first row. ``kept`` are, where rows with missing
-    values are left out, those that stay of every piece, as (first, rows) counted within the file.
+    values are left out, those that stay of every piece, as (first, rows) counted within the file. ``changed`` is the
+    ctime of a local file in ns, which unlike its mtime no program can set.
     """
 
     path: Path | str
@@ -90,6 +91,7 @@ class DataFile:
     pieces: tuple[Piece, ...] = ()
     first: int = 0
     kept: tuple[tuple[int, int], ...] | None = None
+    changed: int = 0
 
     @property
     def rows(self) -> int:
@@ -121,6 +123,12 @@ def state(path: Path | str) -> tuple[int, int | str]:
     parts = (Path(here, name) for here, _, names in os.walk(path, onerror=fail) for name in names)
     stats = ((str(part.relative_to(path)), part.stat()) for part in parts)
     return digest((name, status.st_size, status.st_mtime_ns) for name, status in stats)
+
+
+def changed(path: Path) -> int:
+    """Return when the system last changed a file, or any file of a Zarr store, in ns."""
+    parts = [path, *(Path(here, name) for here, _, names in os.walk(path) for name in names)]
+    return max(part.stat().st_ctime_ns for part in parts)
 
 
 def fail(error: OSError) -> None:

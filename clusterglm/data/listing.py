@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clusterglm.data import remote
-from clusterglm.data.files import DataFile, Location, digest, fail, refusal, state
+from clusterglm.data.files import DataFile, Location, changed, digest, fail, refusal, state
 from clusterglm.errors import DataError, quoted
 
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".parq": "parquet", ".csv": "csv", ".npy": "npy", ".zarr": "zarr"}
@@ -175,10 +175,11 @@ def _look_at(path: Path, name: str, shown: str) -> tuple[str, DataFile]:
     """Return the format of a file, by its name or its first bytes, and the file as it is now."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        return "zarr", DataFile(path, name, *state(path))
+        return "zarr", DataFile(path, name, *state(path), changed=changed(path))
     if not stat.S_ISREG(status.st_mode):
         raise DataError("--data", shown, "not a regular file")
-    return _format_of(path, shown), DataFile(path, name, status.st_size, status.st_mtime_ns)
+    file = DataFile(path, name, status.st_size, status.st_mtime_ns, changed=status.st_ctime_ns)
+    return _format_of(path, shown), file
 
 
 def _format_of(path: Path | str, shown: str) -> str:

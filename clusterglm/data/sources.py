@@ -244,7 +244,8 @@ class FileSource:
         }
 
     def make(self, plan: Plan, intercept: bool) -> Make:
-        return recipe(self, plan, intercept)
+        # Copies of a folder have the same names, and those out of an archive the same times.
+        return recipe(self, plan, intercept, [[str(file.path), file.changed] for file in self.files])
 
     def part(self, bounds: tuple[int, int]) -> FileSource:
         part = copy.copy(self)
@@ -382,10 +383,13 @@ def on_workers(client: Client | None, function: Callable[[Any], Any], items: Seq
         raise ClusterError("cluster", address, cure) from error
 
 
-def recipe(source: Source, plan: Plan, intercept: bool) -> Make:
-    """Return how the workers make the chunks of ``plan``: tasks that hold a range of rows and where they come from."""
+def recipe(source: Source, plan: Plan, intercept: bool, where: Sequence[Any] = ()) -> Make:
+    """Return how the workers make the chunks of ``plan``: tasks that hold a range of rows and where they come from.
+
+    Rows on disk are those of another fit if its source has the same fingerprint and lies at the same place, ``where``.
+    """
     ranges = plan.ranges()
-    layout = [source.fingerprint(), plan.columns, plan.dtype, plan.chunk_rows, intercept]
+    layout = [source.fingerprint(), *where, plan.columns, plan.dtype, plan.chunk_rows, intercept]
     key = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:24]
 
     def make(client: Client, indices: Sequence[int], generation: int, workers: Sequence[str] | None) -> list[Future]:

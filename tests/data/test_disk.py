@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterglm.data import disk
+from clusterglm.data import disk, sources
 from clusterglm.data.chunk import Block, Held
 from clusterglm.data.chunks import plan
 from clusterglm.data.disk import OnDisk
@@ -180,3 +181,29 @@ def test_what_is_written_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -
     before = held.path.stat().st_mtime_ns
     assert written(held.stream).path.stat().st_mtime_ns == before
     assert len(replace(held, first=8192, last=20_000)) == 20_000 - 8192
+
+
+def test_rows_of_other_files_of_the_same_name_size_and_time_have_other_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    monkeypatch.setattr(sources, "map_where", lambda *_, rows_key, **__: keys.append(rows_key) or [])
+
+    def key(name: str, seed: int) -> str:
+        path = tmp_path / name / "x.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.random.default_rng(seed).standard_normal((100, 3)))
+        os.utime(path, ns=(0, 0))  # as out of an archive
+        return key_of(path)
+
+    def key_of(path: Path) -> str:
+        source = open_source(str(path), "x2", None, None, None)
+        source.open(None)
+        made = plan(solver="t", rows=100, columns=2, storage="disk", disk=10**9)
+        source.make(made, False)(None, [0], 0, None)  # type: ignore[arg-type]
+        return keys[-1]
+
+    first = key("a", 1)
+    assert key_of(tmp_path / "a" / "x.npy") == first
+    assert key("b", 2) != first  # in another folder
+    assert key("a", 3) != first  # in its own place
