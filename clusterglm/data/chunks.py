@@ -117,7 +117,7 @@ def plan(
         """Return the bytes of rows on the worker that has most chunks of this size."""
         return int(-(-rows // size // workers)) * min(size, rows) * row_bytes
 
-    room = _Room(total, fullest(size), workers, memory, disk, generated=data is None)
+    room = _Room(total, min(size, rows) * row_bytes, -(-rows // size), workers, memory, disk, generated=data is None)
     held = room.choose() if storage == "auto" else storage
     room.refuse(held)
     reasons.append(room.reason(held, asked=storage != "auto"))
@@ -169,10 +169,11 @@ def plan(
 
 @dataclass(frozen=True)
 class _Room:
-    """``total`` bytes of rows, ``fullest`` of them on the fullest worker, and where they could be held; bytes."""
+    """``total`` bytes of rows in ``chunks`` of ``chunk`` bytes each, and where they could be held; bytes."""
 
     total: int
-    fullest: int
+    chunk: int
+    chunks: int
     workers: int
     memory: int
     disk: int
@@ -184,7 +185,7 @@ class _Room:
         return int(max(min(_MEMORY_SHARE * self.memory, _SPILL_SHARE * self.memory - _PROCESS_BYTES), 0))
 
     def in_memory(self) -> bool:
-        return not self.memory or self.fullest <= self.of_a_worker
+        return not self.memory or -(-self.chunks // self.workers) * self.chunk <= self.of_a_worker
 
     def on_disk(self) -> bool:
         return self.total <= _DISK_SHARE * self.disk
@@ -197,8 +198,8 @@ class _Room:
     def refuse(self, storage: str) -> None:
         what = f"{format_size(self.total)} of rows, "
         if storage == "memory" and not self.in_memory():
-            needed = max(-(-self.total // max(self.of_a_worker, 1)), self.workers + 1)
-            more = f", or {needed} workers" if self.of_a_worker else ", or more memory"
+            each = self.of_a_worker // self.chunk  # chunks are never cut
+            more = f", or {-(-self.chunks // each)} workers" if each else ", or more memory"
             there = f"{format_size(self.workers * self.memory)} of memory on {_count(self.workers, 'worker')}"
             raise UsageError("--storage", storage, f"{what}{there}: use --storage stream or disk{more}")
         if storage == "disk" and not self.on_disk():

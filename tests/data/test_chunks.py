@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -47,12 +48,29 @@ BIG = {"solver": "newton", "rows": 8 * 10**8, "columns": 15}
 def test_rows_that_do_not_fit_are_refused_with_the_numbers() -> None:
     with pytest.raises(UsageError) as caught:
         plan(**BIG, storage="memory", workers=2, memory=4 * 10**9)
-    for figure in ("--storage", "102.4 GB", "8.0 GB", "2 workers", "stream or disk, or 43 workers"):
+    for figure in ("--storage", "102.4 GB", "8.0 GB", "2 workers", "stream or disk, or 44 workers"):
         assert figure in str(caught.value)
     with pytest.raises(UsageError, match=r"102.4 GB of rows, 100.0 GB free .* 128.0 GB are needed: use --storage str"):
         plan(**BIG, storage="disk", workers=2, memory=4 * 10**9, disk=100 * 10**9)
-    with pytest.raises(UsageError, match=r"600.0 MB of memory on 2 workers: use .* or 128 workers"):
+    with pytest.raises(UsageError, match=r"600.0 MB of memory on 2 workers: use .* or more memory"):
         plan(solver="newton", rows=10**7, columns=15, storage="memory", workers=2, memory=300 * 10**6)
+
+
+@given(rows=st.integers(10**5, 10**9), memory=st.integers(300 * 10**6, 8 * 10**9))
+def test_the_smallest_cluster_that_would_do_is_named(rows: int, memory: int) -> None:
+    def refusal(workers: int) -> str:
+        words = {"rows": rows, "columns": 15, "storage": "memory", "workers": workers, "memory": memory}
+        try:
+            plan(solver="newton", threads=workers, **words)  # type: ignore[arg-type]
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    if found := re.search(r"or (\d+) workers", refusal(1)):
+        assert not refusal(int(found[1]))
+        assert refusal(int(found[1]) - 1)
+    elif refusal(1):
+        assert refusal(10**6)  # more of them would not do
 
 
 @given(
