@@ -94,6 +94,23 @@ def test_predictions_are_those_of_the_model_row_by_row(
     assert len(list((tmp_path / "out").iterdir())) == (3 if suffix == ".csv" else 19)
 
 
+def test_objects_are_scored_into_a_prefix(run: Path, frame: pd.DataFrame, tmp_path: Path, s3: Any) -> None:
+    from clusterglm.clusters.embedded import embedded
+
+    s3.put(str(write(frame, tmp_path / "d", ".parquet")), "data/d", recursive=True)
+    s3.pipe_file("data/out/_unfinished-of-a-killed-process/part-00000.parquet", b"")
+    target = Target.of("s3://data/out")
+    target.check(0, overwrite=False)
+    with embedded(1, memory=10**9) as (client, _), target.staged():
+        told = Scoring(package.load_model(run), "s3://data/d", target)
+        _, parts = told.run(client, lambda _: None, lambda *_: None)
+        target.publish(overwrite=False)
+    names = sorted(name for name in s3.find("data/out") if "_unfinished" not in name)
+    assert len(names) == parts
+    found = pd.concat([pd.read_parquet(s3.open(name)) for name in names], ignore_index=True)
+    np.testing.assert_array_equal(found["mean"], package.load_model(run).predict(frame))
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_missing_values_are_null_and_counted(
     shared_client: Any, run: Path, frame: pd.DataFrame, tmp_path: Path, suffix: str

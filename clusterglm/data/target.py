@@ -93,11 +93,12 @@ class Target:
                 raise ClusterError("--to", self.url, cure)
 
     def _held(self) -> set[str]:
-        """Return the names of what lies in the target."""
+        """Return the names of what lies in the target, but for what is unfinished: of this process or a killed one."""
         if isinstance(self.path, str):
             with contextlib.suppress(FileNotFoundError):
                 names = [item.url.removeprefix(self.path).strip("/") for item in remote.now(self.path)]
-                return {name.partition("/")[0] or self.path for name in names}
+                held = {name.partition("/")[0] or self.path for name in names}
+                return {name for name in held if not name.startswith(f"{_MARK}-")}
             return set()
         if self.path.exists() and not self.path.is_dir():
             raise UsageError("--to", self.url, "is a file: name a folder")
