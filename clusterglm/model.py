@@ -8,7 +8,7 @@ The sum runs over the columns in their order, a row by itself, so a prediction h
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UNSEEN = ("error", "reference", "missing")
 MODEL_FILE = "model.json"
+_NUMERIC = {"number", "bool", "null"}
 
 
 class Unseen(NamedTuple):
@@ -128,16 +129,17 @@ class FittedModel:
 
         eta = self._base(rows, added)
         if offset is not None:
-            eta += _numbers(offset, column(offset))
+            eta += _number(offset, column(offset))
         at, found = 0, []
         for name in self.features:
             levels = self.levels.get(name)
             if levels is None:
                 with np.errstate(invalid="ignore"):  # a coefficient of 0 times an infinite value
-                    eta += self.coefficients[at] * _numbers(name, column(name))
+                    eta += self.coefficients[at] * _number(name, column(name))
                 at += 1
                 continue
-            values, width = column(name), len(levels.labels) - 1
+            values = _checked(name, column(name), {*_NUMERIC, "string"}, "category")
+            width = len(levels.labels) - 1
             codes = levels.codes(values)
             # Behind those of the levels stand what UNSEEN and MISSING, -2 and -1, add.
             other = [0.0 if unseen == "reference" else np.nan, np.nan]
@@ -153,12 +155,12 @@ class FittedModel:
     def _of_matrix(self, X: Any, offset: Any) -> np.ndarray:
         from scipy.sparse import issparse
 
+        from clusterglm.data.rows import _numbers
+
         if not issparse(X):
-            X = np.asarray(X)
+            X = _numbers("X", X)
         if X.ndim != 2 or X.shape[1] != len(self.coefficients):
             raise DataError("X", f"shape {X.shape}", f"the model has {len(self.coefficients)} columns: {self._named()}")
-        if X.dtype.kind not in "biuf":
-            raise DataError("X", str(X.dtype), "give an array of numbers, or a frame")
         if self.offset is not None and (offset is None or isinstance(offset, str)):
             raise DataError("offset", offset, f"the model was fitted with {quoted(self.offset)}: give its numbers")
         eta = self._base(X.shape[0], offset)
@@ -177,7 +179,9 @@ class FittedModel:
     def _base(self, rows: int, offset: Any) -> np.ndarray:
         eta = np.full(rows, 0.0 if self.intercept is None else self.intercept)
         if offset is not None:
-            offset = np.asarray(offset, dtype=np.float64)
+            from clusterglm.data.rows import _numbers
+
+            offset = _numbers("offset", offset).astype(np.float64)
             if offset.shape != (rows,):
                 raise DataError("offset", f"shape {offset.shape}", f"X has {rows} rows")
             eta = offset + eta
@@ -187,14 +191,18 @@ class FittedModel:
 def _frame_columns(frame: Any) -> Callable[[str], pa.Array]:
     import pyarrow as pa
 
+    from clusterglm.data.frames import as_column, by_name
+
+    names = by_name(frame.columns, "X")
+
     def column(name: str) -> pa.Array:
-        if name not in frame.columns:
-            raise missing_column(name, list(map(str, frame.columns)))
+        if name not in names:
+            raise missing_column(name, list(names))
+        values = frame[names[name]]
         try:
-            values = pa.Array.from_pandas(frame[name])
+            return as_column(values)
         except (pa.ArrowException, ValueError, TypeError) as error:
-            raise DataError(f"column {quoted(name)}", str(frame[name].dtype), "neither number nor category") from error
-        return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+            raise DataError(f"column {quoted(name)}", str(values.dtype), "neither number nor category") from error
 
     return column
 
@@ -208,14 +216,20 @@ def missing_column(name: str, columns: Sequence[str], where: str = "") -> DataEr
     return DataError(f"column {quoted(name)}", None, f"not there{where}{hint}")
 
 
-def _numbers(name: str, column: pa.Array) -> np.ndarray:
-    from clusterglm.data.design import to_numpy
+def _checked(name: str, column: pa.Array, kinds: Collection[str], words: str) -> pa.Array:
     from clusterglm.data.parquet import kind_of
 
     kind = kind_of(column.type)
-    if kind not in ("number", "bool", "null"):
-        raise DataError(f"column {quoted(name)}", kind, "not a number, as it was when the model was fitted: correct it")
-    return to_numpy(column).astype(np.float64)
+    if kind not in kinds:
+        cure = f"not a {words}, as it was when the model was fitted: correct it"
+        raise DataError(f"column {quoted(name)}", kind, cure)
+    return column
+
+
+def _number(name: str, column: pa.Array) -> np.ndarray:
+    from clusterglm.data.design import to_numpy
+
+    return to_numpy(_checked(name, column, _NUMERIC, "number")).astype(np.float64)
 
 
 def load_model(path: str | Path) -> FittedModel:
@@ -238,8 +252,10 @@ def load_model(path: str | Path) -> FittedModel:
         coefficients = np.array(content["coefficients"], dtype=np.float64)
         intercept, offset = content["intercept"], content.get("offset")
         made = [name for f in features for name in (levels[f].names(f) if f in levels else [f])]
-        if made != list(names) or coefficients.shape != (len(names),) or not np.isfinite(coefficients).all():
+        if made != list(names) or coefficients.shape != (len(names),):
             raise ValueError("names and coefficients do not fit together")
+        if not np.isfinite([*coefficients, float(intercept or 0)]).all():
+            raise ValueError("not finite")
         return FittedModel(
             FAMILIES[content["family"]],
             names,
@@ -254,5 +270,5 @@ def load_model(path: str | Path) -> FittedModel:
         raise DataError("MODEL", path, f"no such file: name a run folder, or its {MODEL_FILE}") from error
     except OSError as error:
         raise DataError("MODEL", path, (error.strerror or str(error)).lower()) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError("MODEL", path, "not a model that clusterglm fit has written: name a run folder") from error

@@ -123,7 +123,7 @@ def test_the_offset_may_come_from_elsewhere(model: Any, frame: pd.DataFrame, tmp
         (lambda f: f.assign(x=[1, "a", 2, 3]), r"^column x \(object\): neither number nor category"),
         (lambda f: np.zeros((2, 3)), r"^X \(shape \(2, 3\)\): the model has 5 columns: x, city\[T.Oslo\], "),
         (lambda f: np.zeros(5), r"^X \(shape \(5,\)\): the model has 5 columns"),
-        (lambda f: np.full((2, 5), "a"), r"^X \(<U1\): give an array of numbers, or a frame$"),
+        (lambda f: np.full((2, 5), "a"), r"^X \(<U1\): give an array of numbers$"),
         (lambda f: np.zeros((2, 5)), r"^offset: the model was fitted with shift: give its numbers$"),
     ],
 )
@@ -190,3 +190,46 @@ print([name for name in ("dask", "distributed") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines() == [str(expit(ETA).round(6).tolist()), "[]"]
+
+
+def numbers(folder: Path, **changes: Any) -> clusterglm.model.FittedModel:
+    """A model of the columns 0 and 1."""
+    content = {"feature_names": ["0", "1"], "features": ["0", "1"], "coefficients": [1.0, 2.0], "levels": {}}
+    return clusterglm.load_model(written(folder, **content | {"intercept": 0.0, "offset": None} | changes))
+
+
+@pytest.mark.parametrize("dtype", ["Sparse[float]", np.longdouble, ">f8", "<f2", "object", "Int64"])
+def test_frames_are_those_that_a_fit_takes(tmp_path: Path, dtype: Any) -> None:
+    frame = pd.DataFrame([[1, 0], [0, 3]]).astype(dtype)  # whose columns are called 0 and 1
+    assert numbers(tmp_path).linear_predictor(frame).tolist() == [1.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (pd.DataFrame(np.zeros((2, 2)), columns=["0", "0"]), r"^X: column 0 is there twice: rename one$"),
+        ([[1.0], [2.0, 3.0]], r"^X \(setting an array element .*\): give an array of numbers$"),
+        (np.ma.masked_array(np.ones((1, 2)), mask=[[True, False]]), r"^X \(masked values\): drop or fill these rows$"),
+    ],
+)
+def test_rows_that_no_fit_takes_are_refused(tmp_path: Path, X: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        numbers(tmp_path).predict(X)
+
+
+@pytest.mark.parametrize("values", [[b"Oslo"], [["Oslo"]], pd.to_datetime(["2020-01-01"])])
+def test_what_is_no_category_is_refused(model: clusterglm.model.FittedModel, frame: pd.DataFrame, values: Any) -> None:
+    with pytest.raises(DataError, match=r"^column city \(.*\): not a category, as it was when the model was fitted: "):
+        model.predict(frame[:1].assign(city=values))
+
+
+def test_offsets_that_are_no_numbers_are_refused(model: clusterglm.model.FittedModel, frame: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match=r"^offset \(.*\): give an array of numbers$"):
+        model.predict(frame, np.array(["a"] * 4))
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, json.dumps(CONTENT | {"intercept": float("nan")})])
+def test_more_files_that_are_no_models(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(DataError, match=r"not a model that clusterglm fit has written"):
+        clusterglm.load_model(tmp_path)

@@ -58,7 +58,7 @@ def _column(values: Any) -> Column:
     if objects and not len(values):
         return Column("string", "object")
     try:
-        kind = kind_of(_as_arrow(values if objects else values[:0]).type)
+        kind = kind_of(as_column(values if objects else values[:0]).type)
         if str(dtype) == _DECLARED:
             kind = {"string": "category", "number": "code"}.get(kind, kind)
         return Column(kind, str(dtype))
@@ -66,7 +66,7 @@ def _column(values: Any) -> Column:
         return Column(str(dtype), str(dtype))
 
 
-def _as_arrow(values: Any) -> pa.Array:
+def as_column(values: Any) -> pa.Array:
     """Return a column as Arrow has it; numpy's numbers are views where they can be, and NaN remains NaN."""
     if type(values.dtype).__name__ == "SparseDtype":
         values = np.asarray(values)
@@ -91,7 +91,7 @@ def batch(columns: Mapping[str, Any], promised: Schema) -> pa.RecordBatch:
         if np.ma.is_masked(values):
             raise DataError(what, "masked values", "drop or fill these rows")
         try:
-            found[name] = _as_arrow(values)
+            found[name] = as_column(values)
         except (pa.ArrowException, TypeError) as error:
             raise DataError(what, str(values.dtype), f"{promised[name].type} was promised: {_ALIKE}") from error
         here = kind_of(found[name].type)
