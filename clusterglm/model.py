@@ -207,12 +207,14 @@ def _frame_columns(frame: Any) -> Callable[[str], pa.Array]:
     return column
 
 
-def missing_column(name: str, columns: Sequence[str], where: str = "") -> DataError:
-    """Return the error of data without a column of the model."""
+def missing_column(
+    name: str, columns: Sequence[str], where: str = "", why: str = "the model was fitted with it"
+) -> DataError:
+    """Return the error of data without a column that is wanted."""
     import difflib
 
     near = difflib.get_close_matches(name, columns, n=1)
-    hint = f": did you rename it to {quoted(near[0])}?" if near else ": the model was fitted with it"
+    hint = f": did you rename it to {quoted(near[0])}?" if near else f": {why}"
     return DataError(f"column {quoted(name)}", None, f"not there{where}{hint}")
 
 

@@ -111,6 +111,8 @@ class Scoring:
 
         Raises
         ------
+        UsageError
+            The target would replace the rows.
         DataError
             A column is missing or no number, or a level is unseen.
         ClusterError
@@ -122,6 +124,9 @@ class Scoring:
             if error.what != "--data":
                 raise
             raise type(error)("DATA", error.value, error.cure) from error
+        for look in looks:
+            if self.target.holds(look.file.path):
+                raise UsageError("--to", self.target.url, "holds the rows that are to be predicted: another name")
         for text in notes:
             note(text)
         rows = sum(look.file.rows for look in looks)
@@ -150,13 +155,20 @@ class Scoring:
                 yield _Part(number, replace(look.file, pieces=pieces), kinds)
                 number += 1
 
+    def _why(self, name: str) -> str:
+        """Return the words for what a column is wanted for."""
+        if name in self.model.columns:
+            return "the model was fitted with it"
+        option = "--offset" if name == self.offset else "--keep"
+        return f"correct {option}"
+
     def _kinds(self, format: str, look: Look) -> dict[str, str]:
         """Return how the columns of a file are read: those that are only kept, as they are."""
         kinds = {}
         needed = [*self.model.features, *([self.added] if self.added is not None else [])]
         for name in [*needed, *self.keep]:
             if name not in look.schema:
-                raise missing_column(name, list(look.schema), f" in {quoted(look.file.name)}")
+                raise missing_column(name, list(look.schema), f" in {quoted(look.file.name)}", self._why(name))
         for name in needed:
             column, levels = look.schema[name], self.model.levels.get(name)
             if column.kind in _NUMBERS | _TEXTS if levels is not None else column.kind in _NUMBERS:

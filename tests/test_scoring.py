@@ -199,6 +199,7 @@ def test_what_the_command_line_alone_shows_is_refused(
     [
         (lambda f: f.drop(columns="x"), (), r"^column x: not there in 0.parquet: the model was fitted with it$"),
         (lambda f: f, ("idd",), r"^column idd: not there in 0.parquet: did you rename it to id\?$"),
+        (lambda f: f, ("zone",), r"^column zone: not there in 0.parquet: correct --keep$"),
         (lambda f: f.assign(x="a"), (), r"^column x \(string\): not a number: correct it$"),
         (
             lambda f: f.assign(city=pd.Timestamp(0)),
@@ -214,6 +215,20 @@ def test_files_that_do_not_fit(
     with pytest.raises(DataError, match=message):
         score(shared_client, run, data, tmp_path / "out", keep=keep)
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("to", ["d", "d/../d", "same"])
+def test_the_rows_are_not_replaced_by_their_predictions(
+    clusterglm: Any, shared_client: Any, run: Path, frame: pd.DataFrame, listing: Any, tmp_path: Path, to: str
+) -> None:
+    write(frame[:50], tmp_path / "d", ".parquet")
+    (tmp_path / "same").symlink_to("d")
+    before = listing(tmp_path)
+    line = ("predict", run, "d", "--to", to, "--overwrite", "--scheduler", shared_client.scheduler.address)
+    done = clusterglm(*line, "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --to ({to}): holds the rows that are to be predicted: another name\n"
+    assert listing(tmp_path) == before
 
 
 def test_the_command(clusterglm: Any, shared_client: Any, run: Path, frame: pd.DataFrame, tmp_path: Path) -> None:

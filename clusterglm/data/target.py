@@ -92,6 +92,12 @@ class Target:
                 cure = f"{format_size(needed)} needed, {format_size(free)} free: fewer rows, or another disk"
                 raise ClusterError("--to", self.url, cure)
 
+    def holds(self, place: Path | str) -> bool:
+        """Whether what lies at ``place`` would be replaced with the target."""
+        if isinstance(self.path, str) or isinstance(place, str):
+            return f"{place}/".startswith(f"{self.path}/")
+        return place.resolve().is_relative_to(self.path)
+
     def _held(self) -> set[str]:
         """Return the names of what lies in the target, but for what is unfinished: of this process or a killed one."""
         if isinstance(self.path, str):
