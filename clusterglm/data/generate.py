@@ -158,9 +158,11 @@ def written_parts(client: Client, write: Callable[[Any], Any], items: Sequence[A
 
 def _write_part(parts: Parts, target: Target, bounds: tuple[int, int]) -> int:
     """Write the rows of one part, on a worker, and return their number."""
-    with one_blas_thread():
-        {"parquet": _parquet, "npy": _npy, "zarr": _zarr}[parts.format](parts, target, bounds)
-    target.leave_if_over()
+    try:
+        with one_blas_thread():
+            {"parquet": _parquet, "npy": _npy, "zarr": _zarr}[parts.format](parts, target, bounds)
+    finally:  # what was given up may fail in any way, and zarr makes folders again that were removed
+        target.leave_if_over()
     return bounds[1] - bounds[0]
 
 
@@ -204,7 +206,6 @@ def _zarr(parts: Parts, target: Target, bounds: tuple[int, int]) -> None:
         for name, values in (("X", chunk.X), (TARGET, chunk.y)):
             group[name][slice(*bounds)] = values
     except OSError as error:
-        target.leave_if_over()
         raise target.refusal(error) from error
 
 

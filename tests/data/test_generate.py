@@ -231,6 +231,24 @@ def test_a_task_that_ends_after_everything_was_removed_removes_its_part(
     assert not Path(str(target.staging)).exists()
 
 
+def test_a_store_that_is_given_up_between_two_arrays_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zarr
+
+    target, parts = Target.of(str(tmp_path / "g")), Parts.of(SOURCE, "zarr", "float64")
+    put = zarr.Array.__setitem__
+
+    def given_up(array: Any, rows: Any, values: Any) -> None:
+        target.remove()
+        put(array, rows, values)  # which makes the folders again
+
+    with interrupted(target):
+        generate._make_store(parts, target)
+        monkeypatch.setattr(zarr.Array, "__setitem__", given_up)
+        with pytest.raises(ClusterError, match="was given up while it was written"):
+            generate._write_part(parts, target, parts.ranges()[0])
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     import socket
 
