@@ -18,7 +18,7 @@ _SECRETS = (
     (re.compile(r"(?i)\b((?:[a-z_-]*(?:secret|token|password|passwd)[a-z_-]*)\s*[=:]\s*)[^\s&,;]+"), r"\1[redacted]"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.S), "[redacted]"),
     (re.compile(r"(?<=://)[^/\s@]+@"), "[redacted]@"),
-    (re.compile(r"(?i)([?&][a-z-]*(?:sig|signature|credential)=)[^&\s]+"), r"\1[redacted]"),  # of signed URLs
+    (re.compile(r"(?i)([?&][a-z_-]*(?:sig|signature|credential|key)=)[^&\s]+"), r"\1[redacted]"),  # of signed URLs
 )
 
 

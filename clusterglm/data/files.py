@@ -41,7 +41,8 @@ def location(url: str, option: str = "--data") -> Location:
         No path, or a URL that cannot be read here.
     """
     base, separator, group = url.rpartition("::")
-    if not separator or "://" in group or os.path.lexists(url):
+    in_host = "]" in group.partition("/")[0]  # of http://[::1]/
+    if not separator or "://" in group or in_host or os.path.lexists(url):
         base, group = url, ""
     group = group.strip("/")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", base)

@@ -156,7 +156,7 @@ def find(url: str) -> tuple[list[Object], str]:
         try:
             found = system.info(path)
         except FileNotFoundError:
-            if not _has_magic(path):
+            if not _has_magic(path) or path.startswith("http"):  # whose ? begins a query
                 raise
             return _matches(system, path)
         if found["type"] == "file":

@@ -291,6 +291,13 @@ def test_a_file_of_a_web_server(frame: pd.DataFrame, tmp_path: Path, web: str, s
         opened(f"{web}/t{suffix}")
     with pytest.raises(ClusterError, match=rf"^{web}/secret{suffix} \(403\): these credentials may not read it$"):
         opened(f"{web}/secret{suffix}")
+    with pytest.raises(ClusterError, match=rf"secret{suffix}\?api_key=\[redacted\] \(403\): these credentials may not"):
+        opened(f"{web}/secret{suffix}?api_key=abc")
+
+
+def test_an_address_of_ip_version_6_names_no_group() -> None:
+    assert location("http://[::1]:8000/t.zarr::/g") == ("http://[::1]:8000/t.zarr", "g")
+    assert location("http://[::1]:8000/t.csv") == ("http://[::1]:8000/t.csv", "")
 
 
 def test_a_web_server_without_ranges_is_refused(
