@@ -185,7 +185,10 @@ class FileSource:
             if not i or look.schema is not looks[i - 1].schema:
                 same(look.file.name, look.schema, looks[0].file.name, schema, wanted, self.roles.features is None)
         kinds = {name: schema[name].kind for name in wanted}
-        self.kinds = {name: "string" if kind == "mixed" else kind for name, kind in kinds.items()}
+        # In csv a column whose first megabyte has no value may be text further down.
+        blank = set(self.roles.categorical) if self.format == "csv" else set()
+        texts = {name for name, kind in kinds.items() if kind == "mixed" or (kind == "null" and name in blank)}
+        self.kinds = {name: "string" if name in texts else kind for name, kind in kinds.items()}
         for name in sorted(index):
             shown = f"column {quoted(name)}: numbers the rows" if name else "the column without a name"
             self.notes.append(f"note: {shown}: left out")

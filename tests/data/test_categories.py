@@ -267,3 +267,12 @@ def test_a_category_that_no_file_holds(tmp_path: Path) -> None:
     write(made_up(9), tmp_path / "d.parquet")
     with pytest.raises(DataError, match=r"--categorical \(mont\): no such column: did you mean month\?"):
         opened(tmp_path, categorical=["mont"])
+
+
+@pytest.mark.parametrize(("late", "labels"), [(["Oslo", "Bern"], ("Bern", "Oslo")), (["7", "8"], ("7", "8"))])
+def test_a_category_whose_first_megabyte_has_no_value(tmp_path: Path, late: list[str], labels: tuple[str, ...]) -> None:
+    lines = ["x,g,y\n", *["0.1234567890123456,,1\n"] * 60_000, *[f"0.5,{value},1\n" for value in late]]
+    (tmp_path / "t.csv").write_text("".join(lines))
+    source = open_source(str(tmp_path / "t.csv"), target="y", categorical=["g"], missing="drop")
+    source.open(None)
+    assert (source.rows, source.levels["g"].labels) == (2, labels)
