@@ -7,9 +7,16 @@ Feature-sign search (Lee, Battle, Raina and Ng 2006, NIPS 19) finishes: solve wi
 line past every change of sign while the model falls, and let those leave 0 whose gradients exceed l1 once the others
 are stationary. Every solve lowers the model, so no pattern of signs comes twice: it ends after finitely many, however
 nearly collinear the columns are, where coordinate descent would take one sweep for every unit of the condition number.
+
+Where the guess is poor, with more columns than the rank of H under a weak penalty or long chains of correlation, a
+search from it would take one solve with nearly all columns for every one that has to go. Then the search begins again
+at 0 under a penalty so strong that hardly a column leaves it, and follows the solution as the penalty weakens (Osborne,
+Presnell and Turlach 2000, IMA J. Numer. Anal. 20): columns come rather than go, and each solve has few.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +28,8 @@ Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
 _MOST_SWEEPS = 10
 _SETTLED = 0.01  # share of the signs that a sweep may change and still be the last one
+_MANY, _PATIENCE = 100, 20  # columns from which on the guess is given up after one direction for every twenty of them
+_WEAKER, _NEAR = 0.5, 1e-3  # from one penalty to the next, and how exactly those between are solved
 _MOST_SOLVES = 5  # a column, and 100 more: about one is usual; at rounding level patterns of signs might come again
 
 
@@ -28,11 +37,30 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
     """Return the minimiser, (p,). ``tolerance`` bounds the model's residual, relative to that at ``center``."""
     if penalty.smooth:
         return center - solve(H + np.diag(penalty.l2), g + penalty.l2 * center)
+    most = max(20, len(g) // _PATIENCE) if len(g) >= _MANY else None
+    z, ended = _feature_sign(H, g, center, penalty, _descend(H, g, center, penalty), tolerance, most)
+    if ended:
+        return z
+    kinked = penalty.l1 > 0
+    z = np.where(kinked, 0.0, center)
+    slope = np.abs(g - H @ center)[kinked] / penalty.l1[kinked]
+    stronger = float(np.max(slope)) * _WEAKER
+    while stronger > 1:
+        stage = replace(penalty, l1=stronger * penalty.l1)
+        z, _ = _feature_sign(H, g, center, stage, z, _NEAR)
+        stronger *= _WEAKER
+    return _feature_sign(H, g, center, penalty, z, tolerance)[0]
+
+
+def _feature_sign(
+    H: Array, g: Array, center: Array, penalty: Penalty, start: Array, tolerance: float, most: int | None = None
+) -> tuple[Array, bool]:
+    """Return what feature-sign search from ``start`` finds, and whether it came to its end in ``most`` directions."""
     units, sizes, curved = scales(H), np.abs(H), H + np.diag(penalty.l2)
     target = tolerance * float(np.max(np.abs(penalty.residual(center, g)) / units, initial=0.0))
-    best = before = z = _descend(H, g, center, penalty)
+    best = before = z = start
     least = last = np.inf
-    for _ in range(100 + _MOST_SOLVES * len(z)):
+    for _ in range(most or 100 + _MOST_SOLVES * len(z)):
         residual = penalty.residual(z, H @ (z - center) + g)
         left = float(np.max(np.abs(residual) / units, initial=0.0))
         if left < least:
@@ -44,7 +72,7 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
         refined = np.array_equal(np.sign(z), np.sign(before)) and left > last / 2
         new = ~on & large & (refined or not large[on].any())
         if left <= target or not np.isfinite(left):
-            break
+            return best, True
         while (active := np.flatnonzero(on | new)).size:
             H_A = curved[np.ix_(active, active)]
             step, slope, curvature = _direction(H_A, -residual[active], z[active], penalty.l1[active], rounding[active])
@@ -56,10 +84,10 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
                 break
             new &= ~wrong
         if not active.size or (refined and not new.any()):
-            break
+            return best, True
         before, last = z, left
         z = _search(z, d, slope, curvature, penalty.l1)
-    return best
+    return best, most is None
 
 
 def _descend(H: Array, g: Array, center: Array, penalty: Penalty) -> Array:

@@ -129,18 +129,23 @@ def excess(H: np.ndarray, g: np.ndarray, c: np.ndarray, penalty: Penalty, z: np.
     return float(worst)
 
 
-def solves(*problem: object) -> tuple[np.ndarray, int]:
-    """Return the minimiser and how many systems were solved for it."""
-    count, inner = 0, quadratic._direction
+def sizes(*problem: object) -> tuple[np.ndarray, np.ndarray]:
+    """Return the minimiser and the sizes of the systems that were solved for it."""
+    found, inner = [], quadratic._direction
 
-    def counted(*args: np.ndarray) -> tuple[np.ndarray, float, float]:
-        nonlocal count
-        count += 1
-        return inner(*args)
+    def noted(H: np.ndarray, *args: np.ndarray) -> tuple[np.ndarray, float, float]:
+        found.append(len(H))
+        return inner(H, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quadratic, "_direction", counted)
-        return minimise(*problem), count  # type: ignore[arg-type]
+        patch.setattr(quadratic, "_direction", noted)
+        return minimise(*problem), np.array(found)  # type: ignore[arg-type]
+
+
+def solves(*problem: object) -> tuple[np.ndarray, int]:
+    """Return the minimiser and how many systems were solved for it."""
+    z, found = sizes(*problem)
+    return z, len(found)
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
@@ -164,12 +169,34 @@ def test_nearly_collinear_columns_take_few_solves_and_leave_rounding(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_two_hundred_nearly_collinear_columns_take_two_solves_a_column(shape: str) -> None:
+def test_two_hundred_nearly_collinear_columns_take_the_work_of_one_solve_for_every_two(shape: str) -> None:
     for power in (6, 9, 12):
         problem = nearly_collinear(np.random.default_rng(power), 200, shape, power, True, "l1", 1e-4)
-        z, count = solves(*problem)
+        z, found = sizes(*problem)
         assert excess(*problem, z) <= 1
-        assert count <= 400
+        assert np.sum((found / 200) ** 3) <= 100
+        assert len(found) <= 3 * 200
+
+
+@pytest.mark.parametrize("kind", ["a chain of correlation", "more columns than rows"])
+@pytest.mark.parametrize("part", ["l1", "elastic net", "some free"])
+def test_a_poor_guess_of_the_signs_costs_the_work_of_a_few_solves(kind: str, part: str) -> None:
+    """One solve with nearly all columns for every one that has to go would be 200 of them and more."""
+    random, p = np.random.default_rng(7), 400
+    n = 150 if kind == "more columns than rows" else 1600
+    X = random.standard_normal((n, p))
+    if kind == "a chain of correlation":
+        for j in range(1, p):
+            X[:, j] = 0.999 * X[:, j - 1] + np.sqrt(1 - 0.999**2) * X[:, j]
+    y = X @ np.where(random.random(p) < 0.1, random.standard_normal(p), 0.0) + random.standard_normal(n)
+    H, g = X.T @ X / n, -X.T @ y / n
+    l1 = np.full(p, 1e-3 * np.max(np.abs(g)))
+    l1[:20] *= part != "some free"
+    problem = H, g, np.zeros(p), Penalty(l1, np.full(p, 1e-6 * (part == "elastic net")))
+    z, found = sizes(*problem)
+    assert excess(*problem, z) <= 1
+    assert np.sum((found / p) ** 3) <= 50
+    assert minimise(*problem).tobytes() == z.tobytes()
 
 
 def test_a_looser_tolerance_is_kept_and_costs_no_more() -> None:
