@@ -125,7 +125,7 @@ def _variance_sum(X: Any, w: Array, mean: Array) -> Any:
     """Return the sum of w (x - mean)^2 of every column, (p,)."""
     if not is_sparse(X):
         deviations = X - mean
-        return w @ (deviations * deviations)
+        return w @ np.multiply(deviations, deviations, out=deviations)
     stored, row, column = X.data, np.repeat(w, np.diff(X.indptr)), X.indices
     deviations = stored - mean[column]
     absent = np.maximum(w.sum() - np.bincount(column, row, len(mean)), 0.0)  # which deviate by the mean
@@ -164,7 +164,7 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
     m, p = X.shape
     nothing = np.zeros(m, dtype=np.bool_)
     w = np.ones(m) if block.weights is None else block.weights
-    counted = X if block.weights is None else X[w > 0]
+    counted, y_counted, w_counted = (X, y, w) if block.weights is None else (X[w > 0], y[w > 0], w[w > 0])
     weight = float(w.sum())
     bad_x, bad_column = Place(), 0
     mean, entries = np.zeros(p), X.data if is_sparse(X) else X
@@ -174,10 +174,10 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
         # A sum of finite numbers can overflow, and rows of weight 0 leave no trace in the mean: then X itself is asked.
         if not (np.isfinite(mean).all() and weight > 0) and not np.isfinite(entries).all():
             bad_x, bad_column = _not_finite(block)
-        variance = _variance_sum(counted, w[w > 0], mean)
+        variance = _variance_sum(counted, w_counted, mean)
         target_sum = float(w @ y)
         offset_sum = 0.0 if block.offset is None else float(w @ block.offset)
-        loss_at_zero = float(w[w > 0] @ family.loss(y[w > 0], np.zeros(counted.shape[0])))
+        loss_at_zero = float(w_counted @ family.loss(y_counted, np.zeros(len(y_counted))))
     offset = block.offset
     smallest, largest = _extremes(counted)
     return (
@@ -189,8 +189,8 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
             smallest=smallest,
             largest=largest,
             target_sum=target_sum,
-            target_smallest=float(np.min(y[w > 0], initial=np.inf)),
-            target_largest=float(np.max(y[w > 0], initial=-np.inf)),
+            target_smallest=float(np.min(y_counted, initial=np.inf)),
+            target_largest=float(np.max(y_counted, initial=-np.inf)),
             loss_at_zero=loss_at_zero,
             offset_sum=offset_sum,
             largest_offset=0.0 if offset is None else float(np.abs(offset).max(initial=0.0)),
