@@ -178,7 +178,10 @@ def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str) -> Here:
 
 def _flat(name: str, values: Any) -> Any:
     """Return a column of a dict as an array or a Series. Raises DataError."""
-    column = values if hasattr(values, "dtype") else np.asarray(values)
+    try:
+        column = values if hasattr(values, "dtype") else np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"column {quoted(name)}", None, "give one value for every row") from error
     if column.ndim != 1:
         raise DataError(f"column {quoted(name)}", f"shape {column.shape}", "give one value for every row")
     return column

@@ -284,6 +284,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[ClusterglmError], str]] = [
     ((X4, X4[:, 0]), {"categorical": ["x0"]}, UsageError, r"categorical .*has no effect on arrays"),
     (pd.DataFrame({"a": [1j], "y": [1]}), {"target": "y"}, DataError, r"column a \(complex\): neither number nor"),
     ({"a": X4, "y": X4[:, 0]}, {"target": "y"}, DataError, r"column a \(shape \(4, 2\)\): give one value"),
+    ({"a": [[1], [1, 2]], "y": [1, 2]}, {"target": "y"}, DataError, "column a: give one value for every row"),
     ({"a": np.ma.masked_equal([1, 2], 2), "y": [1, 2]}, {"target": "y"}, DataError, r"column a \(masked values\)"),
     ({"a": LAZY, "y": LAZY[:, 0]}, {"target": "y"}, DataError, r"column a \(Array\): give an array or a series"),
     ({"a": LAZY[:, 0], "y": da.from_array(["u"])}, {"target": "y"}, DataError, r"--target y \(string\): not a number"),
