@@ -81,6 +81,8 @@ def on_workers(client: Client, source: Source, plan: Plan, family: Family, inter
 def _measured(client: Client, source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
     found = client.scheduler_info(n_workers=-1)["workers"]
     seats = [address for address in sorted(found) for _ in range(found[address]["nthreads"])]
+    if not seats:  # none has come yet, and the fit waits for them
+        return typical(plan.columns)
     last = min(_PROBED_ROWS, plan.local_rows, plan.rows)
     stream = Stream.of(source.part((0, last)), (0, last), plan, intercept)
     name = f"probe-{time.time_ns():x}"

@@ -130,7 +130,7 @@ COMMAND_LINE = [
     Row("2", "newton --rows 1e30", 2, r"--rows \(1e30\): more than 1e12$"),
     Row("2", "newton --rows 10k", 2, r"--rows \(10k\): not a count of rows: write 10000 or 1e4$"),
     Row("3", "newton --rows 1e11 --storage memory", 2, r"--storage \(memory\): 12\.8 TB of rows, .* on \d+ workers: "),
-    Row("3", "newton --rows 1e7 --workers 2 --memory 300MB --storage memory", 2, r"1.3 GB of rows, .* or 128 workers$"),
+    Row("3", "newton --rows 1e7 --workers 2 --memory 300MB --storage memory", 2, r"1.3 GB of rows, .* or more memory$"),
     Row("4", "newton --rows 10 --columns 0", 2, r"--columns \(0\): must be at least 1$"),
     Row("4", "newton --rows 10 --columns -1", 2, r"--columns \(-1\): must be at least 1$"),
     Row("5", "newton --rows 10 --chunk-rows 0", 2, r"--chunk-rows \(0\): must be at least 1, or auto$"),
@@ -228,7 +228,7 @@ DATA = [
     ),
     Row("37", f"newton {T} --weights w", 5, r"weights: their sum is 0$", one(w=np.zeros(400))),
     Row("39", f"newton {T}", 5, r"--data \(t\.parquet\): no such file$"),
-    Row("40", f"newton {D}", 5, r"--data \(d\): no .parquet .*3 others: .*\.txt", other_files),
+    Row("40", f"newton {D}", 5, r"--data \(d\): no .parquet, .*3 others: .*\.txt", other_files),
     Row("41", f"newton {D}", 5, r"part-003\.parquet \(footer\): not readable as parquet: copy it again$", cut_short),
     Row("41", f"newton {T}", 5, r"t\.parquet \(row group.*\): not readable as parquet: copy it again$", broken_page),
     Row(

@@ -126,7 +126,7 @@ def test_a_signal_that_meets_the_imports_leaves_no_traceback() -> None:
 SWALLOWED = """
 import gc, os, signal, time
 from pathlib import Path
-from clusterglm.cli.fit import _one_interruption
+from clusterglm.cli.where import one_interruption
 
 def callback(phase, info):
     if phase == "start" and not hits:
@@ -136,7 +136,7 @@ def callback(phase, info):
 
 hits = []
 try:
-    with _one_interruption(Path("nowhere")):
+    with one_interruption(Path("nowhere")):
         gc.callbacks.append(callback)
         gc.collect()
         signal.pause()

@@ -82,6 +82,7 @@ def expected() -> list[bytes]:
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_generated_rows_have_the_same_bits(client: Any, expected: Any, storage: str) -> None:
+    before = {name for found in client.run(written).values() for name in found}  # of other tests' rows
     here, there = local_rows(GENERATED), loaded(client, GENERATED, storage)
     assert bits(there.sum(gradient, BETA)) == expected
     states = list(range(here.local_problems))
@@ -90,8 +91,7 @@ def test_generated_rows_have_the_same_bits(client: Any, expected: Any, storage: 
     assert reads == 2
     assert there.troubles == []
     files = {name for found in client.run(written).values() for name in found}
-    if storage == "disk":
-        assert len(files) == there.plan.chunks
+    assert (len(files - before) > 0) == (storage == "disk")
     there.close()
 
 
