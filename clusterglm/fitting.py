@@ -378,6 +378,7 @@ class _Fitting:
     def plan(self, source: Source, columns: int) -> chunks.Plan:
         from clusterglm import planning
         from clusterglm.clusters import workers as measured
+        from clusterglm.data.disk import FOLDER
         from clusterglm.data.forecast import typical
         from clusterglm.data.synthetic import Synthetic
 
@@ -391,7 +392,7 @@ class _Fitting:
             workers=max(len(found), 1),
             threads=max(sum(worker.threads for worker in found), 1),
             memory=min((worker.memory for worker in found), default=0),
-            disk=measured.free_disk(self.client),
+            disk=measured.free_disk(self.client, FOLDER),
             chunk_rows=self.request.rows_per_chunk,
             extra_columns=source.extra_columns,
             data=self.request.data,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,20 +65,25 @@ def peak_memory(client: Client) -> dict[str, int]:
     return dict(client.run(own_peak))
 
 
-def free_disk(client: Client) -> int:
-    """Return the bytes that are free on the workers' local disks, each disk counted once."""
-    found: set[tuple[str, int, int]] = set(client.run(_own_disk).values())
-    largest = {(host, device): free for host, device, free in sorted(found)}
-    return sum(largest.values())
+def free_disk(client: Client, folder: str) -> int:
+    """Return the bytes that are free on the workers' local disks, each disk counted once, or can be made free: by the
+    removal of what each worker has in ``folder`` of its local directory."""
+    found: list[tuple[str, int, int, int]] = list(client.run(_own_disk, folder).values())
+    largest = {(host, device): free for host, device, free, _ in sorted(found)}
+    return sum(largest.values()) + sum(held for *_, held in found)
 
 
-def _own_disk(dask_worker: Any) -> tuple[str, int, int]:
+def _own_disk(folder: str, dask_worker: Any) -> tuple[str, int, int, int]:
     import shutil
     import socket
     from pathlib import Path
 
-    folder = Path(dask_worker.local_directory)
-    return socket.gethostname(), folder.stat().st_dev, shutil.disk_usage(folder).free
+    here = Path(dask_worker.local_directory)
+    held = 0
+    for path in (here / folder).rglob("*"):
+        with suppress(FileNotFoundError):  # another fit removes what it wrote
+            held += path.stat().st_size if path.is_file() else 0
+    return socket.gethostname(), here.stat().st_dev, shutil.disk_usage(here).free, held
 
 
 def load(client: Client) -> tuple[int, dict[str, int]]:

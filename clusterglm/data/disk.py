@@ -33,7 +33,7 @@ from clusterglm.units import format_size
 
 _PAGE = 4096
 _AHEAD_BYTES = 32 * 2**20
-_FOLDER = "clusterglm-rows"
+FOLDER = "clusterglm-rows"
 _LAYOUT = 1
 
 
@@ -45,7 +45,7 @@ def scratch() -> Path:
     """Return the directory of this worker, which ends with it."""
     from distributed import get_worker
 
-    return Path(get_worker().local_directory) / _FOLDER
+    return Path(get_worker().local_directory) / FOLDER
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,17 @@ class OnDisk:
 def _make_room(folder: Path, needed: int) -> None:
     """Remove the rows of other data, the oldest first, as long as there is not enough space."""
     others = [other for other in folder.parent.iterdir() if other != folder]
-    for other in sorted(others, key=lambda path: path.stat().st_mtime):
+    for other in sorted(others, key=_modified):
         if shutil.disk_usage(folder).free > 2 * needed:
             return
         shutil.rmtree(other, ignore_errors=True)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another thread or fit has just removed it
+        return 0.0
 
 
 def _write(file: Any, stream: Stream) -> None:

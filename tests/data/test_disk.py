@@ -207,3 +207,9 @@ def test_rows_of_other_files_of_the_same_name_size_and_time_have_other_keys(
     assert key_of(tmp_path / "a" / "x.npy") == first
     assert key("b", 2) != first  # in another folder
     assert key("a", 3) != first  # in its own place
+
+
+def test_what_another_fit_removes_meanwhile_is_no_error(scratch: Path) -> None:
+    scratch.mkdir()
+    (scratch / "probe").symlink_to("removed")
+    assert written(streamed(Synthetic(ROWS, 15, 4))).path.exists()
