@@ -138,6 +138,10 @@ class OnDisk:
                 return
             except _Damaged:
                 self.path.unlink(missing_ok=True)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                cure = "reading failed: use another disk"
+                raise ClusterError(f"local disk ({self.path.parent})", reason, cure) from error
         cure = "it gives back other bytes than were written: use another disk"
         raise ClusterError(f"local disk ({self.path.parent})", None, cure)
 

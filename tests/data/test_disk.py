@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -150,6 +151,16 @@ def test_a_disk_that_never_gives_back_what_was_written_is_named(monkeypatch: pyt
     held = written(streamed(Synthetic(ROWS, 15, 4)))
     monkeypatch.setattr(disk, "_checksum", lambda words: int(words[0]) % 1000 + len(words) + id(words) % 7919)
     with pytest.raises(ClusterError, match="gives back other bytes than were written"):
+        blocks(held)
+
+
+def test_a_disk_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    held = written(streamed(Synthetic(ROWS, 15, 4)))
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(ClusterError, match=r"local disk \(.*key\) \(input/output error\): reading failed"):
         blocks(held)
 
 
