@@ -216,12 +216,23 @@ def _close(starting: Future[LocalCluster]) -> None:
 @contextlib.contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """Make a private folder for what workers spill, and sweep those of owners that were killed."""
-    root = Path(tempfile.gettempdir())
+    import dask.config
+
+    root = Path(dask.config.get("temporary-directory") or tempfile.gettempdir()).absolute()
+    if root.name.startswith(_SCRATCH):  # another cluster of this process has set it, and may end before this one
+        root = Path(tempfile.gettempdir())
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ClusterError(
+            f"Dask's temporary-directory ({root})", reason, "name a folder that can be written"
+        ) from error
     for left in root.glob(f"{_SCRATCH}-*-*"):
         owner = left.name.split("-")[2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists() and left.lstat().st_uid == os.getuid():
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-{os.getpid()}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-{os.getpid()}-", dir=root))
     try:
         yield folder
     finally:

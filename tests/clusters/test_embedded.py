@@ -135,6 +135,20 @@ def test_nothing_outlives_the_owner(tmp_path: Path, spawn: Spawn, number: int, g
         assert not list(tmp_path.glob("clusterglm-*"))
 
 
+def test_scratch_lies_in_dasks_temporary_directory(tmp_path: Path) -> None:
+    import dask.config
+
+    from clusterglm.clusters.embedded import _scratch_folder
+
+    with dask.config.set({"temporary-directory": str(tmp_path / "big")}), _scratch_folder() as folder:
+        assert folder.parent == tmp_path / "big"
+    assert not folder.exists()
+    (tmp_path / "file").touch()
+    unusable = {"temporary-directory": str(tmp_path / "file")}
+    with dask.config.set(unusable), pytest.raises(ClusterError, match="name a folder"), _scratch_folder():
+        raise AssertionError
+
+
 def test_scratch_of_killed_owners_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spawn: Spawn) -> None:
     from clusterglm.clusters.embedded import _scratch_folder
 
