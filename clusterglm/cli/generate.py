@@ -8,7 +8,18 @@ from typing import Any
 import typer
 
 from clusterglm.cli import output
-from clusterglm.cli.where import Where, one_interruption
+from clusterglm.cli.where import (
+    AllowMismatch,
+    Cluster,
+    Memory,
+    Scheduler,
+    SchedulerFile,
+    Threads,
+    Timeout,
+    Where,
+    Workers,
+    one_interruption,
+)
 from clusterglm.errors import UsageError, unknown
 from clusterglm.units import format_size
 
@@ -30,14 +41,14 @@ def generate(
         None, metavar="F", help="parquet, zarr or npy.  [default: what --to ends in, else parquet]"
     ),
     dtype: str = typer.Option("float64", metavar="T", help="float64 or float32; the target is float64."),
-    cluster: str | None = typer.Option(None, metavar="NAME", help="A cluster that `clusterglm up` started."),
-    scheduler: str | None = typer.Option(None, metavar="ADDRESS", help="A Dask scheduler that runs already."),
-    scheduler_file: str | None = typer.Option(None, metavar="FILE", help="Where a Dask scheduler wrote its address."),
-    allow_version_mismatch: bool = typer.Option(False, help="Go on where the cluster's versions differ."),
-    workers: str | None = typer.Option(None, metavar="N", help="Processes of the cluster that this command starts."),
-    threads_per_worker: str | None = typer.Option(None, metavar="N", help="Threads of each of them.  [default: 1]"),
-    memory: str | None = typer.Option(None, metavar="SIZE", help="Memory of each of them, such as 4GB."),
-    timeout: str | None = typer.Option(None, metavar="TIME", help="Give up when the cluster takes longer to answer."),
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
+    scheduler_file: SchedulerFile = None,
+    allow_version_mismatch: AllowMismatch = False,
+    workers: Workers = None,
+    threads_per_worker: Threads = None,
+    memory: Memory = None,
+    timeout: Timeout = None,
     overwrite: bool = typer.Option(False, help="Replace the data files in --to."),
     json_: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress and no notes."),

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from clusterglm import config
 from clusterglm.errors import INTERRUPTED, RESUMABLE, ClusterError, UsageError
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _CLEANING_SECONDS = 4.0  # after a signal
+
+# The options of every command that works on a cluster, said once.
+Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="A cluster that `clusterglm up` started.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")]
+SchedulerFile = Annotated[str | None, typer.Option(metavar="FILE", help="Where a Dask scheduler wrote its address.")]
+AllowMismatch = Annotated[bool, typer.Option(help="Go on where the cluster's versions differ.")]
+Workers = Annotated[str | None, typer.Option(metavar="N", help="Processes of the cluster that this command starts.")]
+Threads = Annotated[str | None, typer.Option(metavar="N", help="Threads of each of them.  [default: 1]")]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each of them, such as 4GB.")]
+Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Give up when the cluster takes longer to answer.")]
 
 
 @dataclass(frozen=True)
