@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sums import gradient, gradient_or_death
 from tables import write
 
 from clusterglm.data.chunk import Block
@@ -27,23 +28,6 @@ pytestmark = pytest.mark.slow
 
 GENERATED = Synthetic(300_000, 5)
 BETA = np.linspace(-1, 1, 5)
-
-
-def gradient(block: Block, beta: np.ndarray) -> tuple[float, np.ndarray]:
-    residual = block.X @ beta - block.y
-    return float(residual @ residual), block.X.T @ residual
-
-
-def gradient_or_death(block: Block, beta: np.ndarray, flag: str) -> tuple[float, np.ndarray]:
-    """Kill this worker once, in the middle of a pass."""
-    if block.start == 8192 * 20:
-        try:
-            os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return gradient(block, beta)
 
 
 def long_products(block: Block, seconds: float) -> tuple[np.ndarray]:
