@@ -43,6 +43,11 @@ class Family:
         """Return l(y, eta)."""
         return self.terms(y, eta)[0]
 
+    def loss_at_zero(self, y: Array, w: Array | None = None) -> float:
+        """Return the sum of w l(y, 0); ``w`` is None where all weights are 1."""
+        losses = self.loss(y, np.zeros(len(y)))
+        return float(losses.sum() if w is None else w @ losses)
+
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
         """Return (l, s, h)."""
         raise NotImplementedError  # pragma: no cover
@@ -98,6 +103,11 @@ class Binomial(Family):
         if ((y > 0) & (y < 1)).any():
             loss = np.maximum(loss + xlogx(y) + xlogx(1 - y), 0.0)
         return loss, side - np.copysign(rest, eta), rest * tail
+
+    def loss_at_zero(self, y: Array, w: Array | None = None) -> float:
+        if ((y > 0) & (y < 1)).any():
+            return super().loss_at_zero(y, w)
+        return float(np.log(2.0) * (len(y) if w is None else w.sum()))
 
     def mean(self, eta: Array) -> Array:
         e = np.exp(-np.abs(eta))

@@ -16,6 +16,7 @@ Erdogdu and Montanari (2015), "Convergence rates of sub-sampled Newton methods";
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +28,13 @@ from clusterglm.glm.kernels import Block, Piece, hashed, is_sparse
 
 Array = NDArray[np.float64]
 _ROWS_PER_COLUMN = 2000
+_ONE_IN = 8000  # rows are drawn where that is more: of many, a better start costs nothing beside a pass
 _LEAST_PER_COLUMN = 20  # below which a sample is no better a start than the null model
 _MOST_BYTES = 32 * 2**20
 _SMALLEST_SHARE = 20  # a sample is at most 1/20 of the rows: it must cost little beside a pass
 _BLOCK_ROWS = 8192
 _COLUMNS_PER_PASS = 7  # for which a Hessian costs about as much as a gradient pass
-_ROWS_FOR_NO_MORE = 200_000  # a column in the share, from which a fit to 1e-8 takes no gradient pass more than with all
+_ROWS_FOR_NO_MORE = 100_000  # a column and squared share, from which a fit takes no gradient pass more than with all
 _ROWS_FOR_TWO_MORE = 10_000
 _WORTH_TWO_MORE = 6  # gradient passes that a Hessian of all rows must cost to be worth two more of them
 _FEWEST_OF = 16  # micro-blocks, of which a Hessian takes one: more saves nothing beside the gradient
@@ -40,15 +42,22 @@ _FEWEST_OF = 16  # micro-blocks, of which a Hessian takes one: more saves nothin
 
 def sample_rows(rows: int, columns: int) -> int:
     """Return how many of ``rows`` to draw, from the size of the data alone; 0 where a sample does not pay."""
-    count = min(_ROWS_PER_COLUMN * columns, _MOST_BYTES // (8 * columns), rows // _SMALLEST_SHARE)
+    wanted = max(_ROWS_PER_COLUMN * columns, rows // _ONE_IN)
+    count = min(wanted, _MOST_BYTES // (8 * columns), rows // _SMALLEST_SHARE)
     return count if count >= _LEAST_PER_COLUMN * columns else 0
 
 
 def hessian_every(rows: int, columns: int) -> int:
-    """Return k: of one in k micro-blocks the Hessian is good enough, from the size of the data alone; 1 for all."""
+    """Return k: of one in k micro-blocks the Hessian is good enough, from the size of the data alone; 1 for all.
+
+    A step with a share s shrinks the gap by p / (s rows), and the tolerance tightens as 1 / rows. So the share may
+    shrink with the root of the rows, as far as the start is better too.
+    """
     saved = columns // _COLUMNS_PER_PASS
-    per_column = _ROWS_FOR_TWO_MORE if saved > _WORTH_TWO_MORE else _ROWS_FOR_NO_MORE
-    return max(min(saved, rows // (per_column * columns), _FEWEST_OF), 1)
+    if saved > _WORTH_TWO_MORE:
+        return max(min(saved, rows // (_ROWS_FOR_TWO_MORE * columns), _FEWEST_OF), 1)
+    start = 2 * sample_rows(rows, columns) // (_ROWS_PER_COLUMN * columns)
+    return max(min(2 * saved, math.isqrt(rows // (_ROWS_FOR_NO_MORE * columns)), start), 1)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """The first look at the rows: what must be refused, and what every fit needs to know, in one pass.
 
 Moments are merged pairwise (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance"): they come
-from deviations within the micro-block, so a large mean costs no digits.
+from deviations within the micro-block wherever sums of squares would cancel, so a large mean costs no digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,39 @@ def _extremes(X: Any) -> tuple[Array, Array]:
     return low, high
 
 
+def _moments(X: Any, w: Array | None, weight: float, varies: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Return the mean of every column and the sum of w (x - mean)^2, (p,) each; ``w`` is None where all are 1.
+
+    Columns that do not vary, that of an intercept say, need no sum.
+    """
+    if w is None and not is_sparse(X):
+        totals, squares = (_column_sums(X, second) for second in (None, X))
+        mean = totals / weight
+        spread = np.where(varies, squares - totals * mean, 0.0)
+        # What is left of the squares has lost their first digits, four bits at most but in columns far from 0.
+        far = np.flatnonzero(varies & ~(spread > squares / 16))
+        if far.size:
+            spread[far] = ((X[:, far] - mean[far]) ** 2).sum(axis=0)
+        return mean, spread
+    w = np.ones(X.shape[0]) if w is None else w
+    mean = (w @ X) / weight
+    kept = w > 0
+    return mean, _variance_sum(X[kept], w[kept], mean)
+
+
+def _column_sums(X: Array, Y: Array | None) -> Array:
+    """Return the sum of every column of X, or of X Y, (p,)."""
+    n, p = X.shape
+    together = n // _SIDE_BY_SIDE * _SIDE_BY_SIDE
+
+    def total(rows: slice, width: int) -> Array:
+        factors = [Z[rows].reshape(-1, width * p) for Z in (X, Y) if Z is not None]
+        found: Array = np.einsum("ij,ij->j", *factors) if Y is not None else factors[0].sum(axis=0)
+        return found.reshape(-1, p).sum(axis=0)
+
+    return total(slice(0, together), _SIDE_BY_SIDE) + total(slice(together, n), 1)
+
+
 def _variance_sum(X: Any, w: Array, mean: Array) -> Any:
     """Return the sum of w (x - mean)^2 of every column, (p,)."""
     if not is_sparse(X):
@@ -150,36 +183,63 @@ def _missing(block: Block) -> Array:
     return np.append(columns, np.isnan(block.y).sum()).astype(np.float64)
 
 
-def _outside(block: Block, family: Family) -> NDArray[np.bool_]:
-    """Return which targets the family cannot take; a proportion tells nothing without the number of its trials."""
-    outside = family.outside(block.y)
-    if family.name == "binomial" and block.weights is None:
-        outside = outside | ((block.y > 0) & (block.y < 1))
-    return outside
+class _Target(NamedTuple):
+    """What the targets of a micro-block say: extremes are over rows of positive weight."""
+
+    sum: float
+    smallest: float
+    largest: float
+    loss_at_zero: float
+    not_whole: int
+    bad: Place
+    outside: Place
+
+
+def _target(block: Block, family: Family) -> _Target:
+    y, w = block.y, block.weights
+    low, high = float(np.min(y, initial=np.inf)), float(np.max(y, initial=-np.inf))
+    # Of many targets the two ends are asked, and all only where these are not what they should be.
+    ends = np.array([low, high]) if len(y) else y
+    not_whole = int((y != np.floor(y)).sum())
+    bad, outside = Place(), Place()
+    if not np.isfinite(ends).all():
+        bad = _first(block, ~np.isfinite(y), y)
+    else:
+        # A proportion tells nothing without the number of its trials.
+        proportions = family.name == "binomial" and w is None and not_whole
+        if proportions or family.outside(ends).any():
+            wrong = family.outside(y)
+            outside = _first(block, wrong | ((y > 0) & (y < 1)) if proportions else wrong, y)
+    if w is None:
+        return _Target(float(y.sum()), low, high, family.loss_at_zero(y), not_whole, bad, outside)
+    y_counted, w_counted = y[w > 0], w[w > 0]
+    return _Target(
+        sum=float(w @ y),
+        smallest=float(np.min(y_counted, initial=np.inf)),
+        largest=float(np.max(y_counted, initial=-np.inf)),
+        loss_at_zero=family.loss_at_zero(y_counted, w_counted),
+        not_whole=not_whole,
+        bad=bad,
+        outside=outside,
+    )
 
 
 def scan(block: Block, family: Family) -> tuple[Scan]:
     """Return the ``Scan`` of one micro-block."""
-    X, y = block.X, block.y
+    X, w, offset = block.X, block.weights, block.offset
     m, p = X.shape
-    nothing = np.zeros(m, dtype=np.bool_)
-    w = np.ones(m) if block.weights is None else block.weights
-    counted, y_counted, w_counted = (X, y, w) if block.weights is None else (X[w > 0], y[w > 0], w[w > 0])
-    weight = float(w.sum())
+    weight = float(m) if w is None else float(w.sum())
     bad_x, bad_column = Place(), 0
-    mean, entries = np.zeros(p), X.data if is_sparse(X) else X
+    mean, variance, entries = np.zeros(p), np.zeros(p), X.data if is_sparse(X) else X
+    smallest, largest = _extremes(X if w is None else X[w > 0])
     with np.errstate(over="ignore", invalid="ignore"):
+        target = _target(block, family)
         if weight > 0 or not np.isfinite(weight):
-            mean = (w @ X) / weight
+            mean, variance = _moments(X, w, weight, smallest != largest)
         # A sum of finite numbers can overflow, and rows of weight 0 leave no trace in the mean: then X itself is asked.
         if not (np.isfinite(mean).all() and weight > 0) and not np.isfinite(entries).all():
             bad_x, bad_column = _not_finite(block)
-        variance = _variance_sum(counted, w_counted, mean)
-        target_sum = float(w @ y)
-        offset_sum = 0.0 if block.offset is None else float(w @ block.offset)
-        loss_at_zero = float(w_counted @ family.loss(y_counted, np.zeros(len(y_counted))))
-    offset = block.offset
-    smallest, largest = _extremes(counted)
+        offset_sum = 0.0 if offset is None else float(offset.sum() if w is None else w @ offset)
     return (
         Scan(
             rows=m,
@@ -188,21 +248,21 @@ def scan(block: Block, family: Family) -> tuple[Scan]:
             variance_sum=variance,
             smallest=smallest,
             largest=largest,
-            target_sum=target_sum,
-            target_smallest=float(np.min(y_counted, initial=np.inf)),
-            target_largest=float(np.max(y_counted, initial=-np.inf)),
-            loss_at_zero=loss_at_zero,
+            target_sum=target.sum,
+            target_smallest=target.smallest,
+            target_largest=target.largest,
+            loss_at_zero=target.loss_at_zero,
             offset_sum=offset_sum,
             largest_offset=0.0 if offset is None else float(np.abs(offset).max(initial=0.0)),
-            not_whole=int((y != np.floor(y)).sum()),
-            missing=_missing(block) if bad_x or not np.isfinite(target_sum) else np.zeros(p + 1),
+            not_whole=target.not_whole,
+            missing=_missing(block) if bad_x or not np.isfinite(target.sum) else np.zeros(p + 1),
             bad_x=bad_x,
             bad_column=bad_column,
-            bad_y=_first(block, ~np.isfinite(y), y),
-            bad_weight=Place() if block.weights is None else _first(block, ~np.isfinite(w), w),
+            bad_y=target.bad,
+            bad_weight=Place() if w is None else _first(block, ~np.isfinite(w), w),
             bad_offset=Place() if offset is None else _first(block, ~np.isfinite(offset), offset),
-            negative_weight=Place() if block.weights is None else _first(block, w < 0, w),
-            outside=_first(block, _outside(block, family) if np.isfinite(y).all() else nothing, y),
+            negative_weight=Place() if w is None else _first(block, w < 0, w),
+            outside=target.outside,
         ),
     )
 

@@ -44,6 +44,18 @@ def exact(family: str, y: float, eta: float) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("fractions", [False, True])
+def test_loss_at_zero_is_the_sum_of_losses(name: str, fractions: bool) -> None:
+    random = np.random.default_rng(1)
+    y, w = random.integers(0, 2, 50).astype(float), random.random(50)
+    if fractions:
+        y[20:] = random.random(30)
+    losses = FAMILIES[name].loss(y, np.zeros(50))
+    assert FAMILIES[name].loss_at_zero(y) == pytest.approx(losses.sum(), rel=1e-14)
+    assert FAMILIES[name].loss_at_zero(y, w) == pytest.approx(w @ losses, rel=1e-14)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_terms_agree_with_a_hundred_digits(name: str) -> None:
     for y in TARGETS[name]:
         for eta in PREDICTORS:
