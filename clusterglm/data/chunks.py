@@ -11,6 +11,7 @@ there is room, for they are read back several times faster than the files are de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,10 +126,10 @@ def plan(
         # Files are read in few large pieces, because a row group that is cut is decoded twice.
         fewest = threads * (_CHUNKS_A_THREAD if data is None else 2)
         largest = rows if held == "stream" else 4 * _PROBLEM_BYTES // row_bytes
-        while size * 2 * fewest <= rows and size * 2 <= largest:
-            if held == "memory" and memory and fullest(size * 2) > room.of_a_worker:
-                break
-            size *= 2
+        sizes: Sequence[int] = range(max(min(rows // fewest, largest) // local, 1), 0, -1)
+        if held == "memory" and memory:
+            sizes = [k for k in sizes if fullest(k * local) <= room.of_a_worker] or [1]
+        size *= _problems_per_chunk(-(-rows // local), sizes, threads)
         number = _count(-(-rows // size), "chunk")
         reasons.append(
             f"chunks of {size} rows: {format_size(size * row_bytes)}, {number} on {_count(threads, 'thread')}"
@@ -165,6 +166,16 @@ def plan(
         memory=memory,
         reasons=tuple(reasons),
     )
+
+
+def _problems_per_chunk(problems: int, sizes: Sequence[int], threads: int) -> int:
+    """Return how many local problems make a chunk, of ``sizes``, the largest first: no less than a third of it, so
+    that the busiest thread has the least to do."""
+
+    def busiest(size: int) -> int:
+        return -(-problems // size // threads) * size
+
+    return min((size for size in sizes if 3 * size >= sizes[0]), key=busiest)  # of equals the largest
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,11 @@ from clusterglm.errors import DataError, quoted
 
 _FOOTERS = 32  # footers that one task reads
 _BATCH_VALUES = 2**20
-_READ_BYTES = 2**20  # read ahead in a column: a whole column of a large row group would not fit into memory
+# Read ahead in a column, of which all in a large row group would not fit into memory; a larger buffer is given back to
+# the system every time, and its pages come anew.
+_READ_BYTES = 2**18
+_MOST_REMEMBERED = 2**16
+_found_right: set[Any] = set()  # what this process has read to its end, and the checksums of its pages were right
 
 
 def look(run: Callable[..., list[Any]], files: list[DataFile]) -> list[Look]:
@@ -103,6 +107,8 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of the file's pieces, in order; ``kinds`` names the columns, of which categories come as
     dictionaries.
 
+    Pages that have checksums are held to them once in a process: a fit reads them in every pass.
+
     Raises
     ------
     DataError
@@ -112,13 +118,27 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
     size = max(_BATCH_VALUES // len(kinds), 1024)
     place = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
     texts = [name for name, kind in kinds.items() if kind in ("string", "category")]
+    what = (file.path, file.size, file.modified, *groups, *kinds)
+    left = sum(piece.rows for piece in file.pieces)
     with _raw(file) as raw:
-        opened = _parquet(raw, file, texts)
+        opened = _parquet(raw, file, texts, checked=what in _found_right)
         with _readable(file, place):
-            if isinstance(raw, remote.RangedFile):
-                yield from _fetched(raw, opened, groups, size, kinds)
-            else:
-                yield from opened.iter_batches(size, row_groups=groups, columns=list(kinds), use_threads=False)
+            read = (
+                _fetched(raw, opened, groups, size, kinds)
+                if isinstance(raw, remote.RangedFile)
+                else opened.iter_batches(size, row_groups=groups, columns=list(kinds), use_threads=False)
+            )
+            for batch in read:
+                left -= len(batch)
+                if not left:  # now, because whoever has the last rows does not come back for more
+                    _remember(what)
+                yield batch
+
+
+def _remember(what: Any) -> None:
+    if len(_found_right) >= _MOST_REMEMBERED:
+        _found_right.clear()
+    _found_right.add(what)
 
 
 def _raw(file: DataFile) -> Any:
@@ -128,9 +148,9 @@ def _raw(file: DataFile) -> Any:
     return pa.OSFile(os.fsencode(file.path), "rb")
 
 
-def _parquet(raw: Any, file: DataFile, texts: Sequence[str] = ()) -> pq.ParquetFile:
+def _parquet(raw: Any, file: DataFile, texts: Sequence[str] = (), checked: bool = False) -> pq.ParquetFile:
     # Not all of a row group at once (pre_buffer), which may be larger than memory; objects are told what to fetch.
-    words = {"buffer_size": _READ_BYTES, "pre_buffer": False, "page_checksum_verification": True}
+    words = {"buffer_size": _READ_BYTES, "pre_buffer": False, "page_checksum_verification": not checked}
     with _readable(file, "footer"):
         return pq.ParquetFile(raw, read_dictionary=texts, **words)
 

@@ -146,12 +146,13 @@ def _column_sums(X: Array, Y: Array | None) -> Array:
     n, p = X.shape
     together = n // _SIDE_BY_SIDE * _SIDE_BY_SIDE
 
-    def total(rows: slice, width: int) -> Array:
+    def total(rows: slice, width: int) -> Any:
         factors = [Z[rows].reshape(-1, width * p) for Z in (X, Y) if Z is not None]
-        found: Array = np.einsum("ij,ij->j", *factors) if Y is not None else factors[0].sum(axis=0)
+        found = np.einsum("ij,ij->j", *factors) if Y is not None else factors[0].sum(axis=0)
         return found.reshape(-1, p).sum(axis=0)
 
-    return total(slice(0, together), _SIDE_BY_SIDE) + total(slice(together, n), 1)
+    sums: Array = total(slice(0, together), _SIDE_BY_SIDE) + total(slice(together, n), 1)
+    return sums
 
 
 def _variance_sum(X: Any, w: Array, mean: Array) -> Any:

@@ -126,6 +126,15 @@ def test_every_thread_has_work() -> None:
         assert plan(solver="newton", rows=8 * 10**6, columns=15, workers=threads, threads=threads).chunks >= 2 * threads
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8, 24])
+@pytest.mark.parametrize("data", [None, "x.parquet"])
+@pytest.mark.parametrize("rows", [2 * 10**7, 8 * 10**7])
+def test_threads_have_about_equal_shares(threads: int, data: str | None, rows: int) -> None:
+    made = plan(solver="newton", rows=rows, columns=15, workers=threads, threads=threads, data=data)
+    busiest = -(-made.chunks // threads) * made.chunk_rows
+    assert busiest <= 1.1 * rows / threads + made.local_rows
+
+
 def test_the_plan_is_fit_for_json() -> None:
     made = plan(solver="newton", rows=1000, columns=2, workers=2, threads=2, memory=10**9)
     assert json.loads(json.dumps(made.as_dict()))["rows"] == 1000

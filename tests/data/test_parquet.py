@@ -96,6 +96,27 @@ def test_a_page_that_is_broken_is_named_when_it_is_read(frame: pd.DataFrame, tmp
         source.chunk((304, 320), 16)
 
 
+def test_checksums_are_checked_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": np.arange(3e4), "y": np.arange(3e4)}), path, write_page_checksum=True)
+    source, asked = opened(path), []
+    real = pq.ParquetFile
+
+    def spied(*given: Any, **words: Any) -> Any:
+        asked.append(words["page_checksum_verification"])
+        return real(*given, **words)
+
+    monkeypatch.setattr(pq, "ParquetFile", spied)
+    first, second = (local_rows(source).chunk.X for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert asked == [True, False]
+    local_rows(opened(path, features=["a"]))
+    assert asked[-1] is False
+    path.write_bytes(path.read_bytes())  # another file, for all that its name says
+    local_rows(opened(path))
+    assert asked[-1] is True
+
+
 def test_checksums_are_checked_where_there_are_any(frame: pd.DataFrame, tmp_path: Path) -> None:
     words = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
     path = write(frame, tmp_path / "p.parquet", **words)
