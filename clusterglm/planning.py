@@ -11,18 +11,20 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clusterglm.data.chunk import Block
+from clusterglm.data.chunk import Chunk
 from clusterglm.data.chunks import Plan
 from clusterglm.data.dask_rows import map_where, retried
-from clusterglm.data.disk import scratch
+from clusterglm.data.disk import checksum, scratch
 from clusterglm.data.forecast import Forecast, Speeds, Work, forecast, typical
 from clusterglm.data.stream import Stream
 from clusterglm.glm import kernels
+from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.sample import hessian_every, sample_rows
 from clusterglm.glm.scan import scan
 
@@ -35,9 +37,15 @@ if TYPE_CHECKING:
     from clusterglm.request import Request
 
 _PROBED_ROWS = 2**17  # at most, of which a thread makes as many as it takes to measure
+_PROBED_BYTES = 2**26  # of rows in memory: far more than a cache holds
 _LEAST_SECONDS = 4e-3  # that one kernel is measured for
-_TOUCHED = 2**25  # bytes of new memory, and of a file
+_MOST_SECONDS = 0.2  # that making rows to put into memory may take
+_FILE_BYTES = 2**25
+_PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
 _TYPICAL_NULL_OBJECTIVE = 0.5  # to which a tolerance in standard errors is compared
+_SAMPLE_PASSES = 8  # that a fit of the sample makes over it
+_ALGEBRA_FLOPS = 60  # times p^3 that the driver does in a pass, for the step and the certificate
+_FLOPS = 5e9  # a second of a thread, of matrices of a few hundred rows
 
 
 def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> Work | None:
@@ -59,12 +67,17 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
         passes = first + max(round(pace.digit * digits), -first // 2)
     hessians = 1 + round(pace.renewed * (passes - 1))
     every = hessian_every(rows, columns) if solver.subsampled else 1
-    return Work(max(passes - hessians, 0), hessians, 1 / every)
+    return Work(max(passes - hessians, 0), hessians, 1 / every, pace.points)
 
 
 def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> Forecast:
     """Return what this fit is going to take with this plan."""
-    return forecast(plan, speeds, expected_work(request, solver, plan.rows, plan.columns))
+    work = expected_work(request, solver, plan.rows, plan.columns)
+    if work is not None:
+        algebra = work.passes * _ALGEBRA_FLOPS * min(plan.columns, MOST_COLUMNS) ** 3 / _FLOPS
+        drawn = sample_rows(plan.rows, plan.columns) if request.start == "auto" else 0
+        work = replace(work, client=algebra + drawn * _SAMPLE_PASSES * speeds.hessian)
+    return forecast(plan, speeds, work)
 
 
 def on_workers(client: Client, source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
@@ -83,11 +96,12 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     seats = [address for address in sorted(found) for _ in range(found[address]["nthreads"])]
     if not seats:  # none has come yet, and the fit waits for them
         return typical(plan.columns)
-    last = min(_PROBED_ROWS, plan.local_rows, plan.rows)
+    rows = max(_PROBED_BYTES // plan.row_bytes, _PROBED_ROWS) if plan.storage == "memory" else _PROBED_ROWS
+    last = min(rows, plan.chunk_rows, plan.rows)
     stream = Stream.of(source.part((0, last)), (0, last), plan, intercept)
     name = f"probe-{time.time_ns():x}"
     items, keys = [stream] * len(seats), [f"{name}-{i}" for i in range(len(seats))]
-    probes = client.gather(map_where(client, probe, items, keys, seats, family=family, disk=plan.storage == "disk"))
+    probes = client.gather(map_where(client, probe, items, keys, seats, family=family, storage=plan.storage))
     began = time.perf_counter()
     client.gather(map_where(client, len, [()] * len(seats), [f"{key}-none" for key in keys], seats))
     overhead = time.perf_counter() - began
@@ -96,24 +110,27 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     for name in {"read", "write"} & mean.keys():
         mean[name] *= sharing  # each thread saw its own part of the disk's rate
     process = int(max(client.run(_resident).values()))
-    return typical(plan.columns)._replace(**mean, readers=sharing, round=overhead, process=process, measured=True)
+    of_host = {found[address]["host"]: free for address, free in client.run(_free).items()}
+    cache = int(_PAGE_CACHE_SHARE * sum(of_host.values()))
+    return typical(plan.columns)._replace(
+        **mean, readers=sharing, round=overhead, process=process, cache=cache, measured=True
+    )
 
 
 def here(source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
     """Return the speeds of this machine by one thread of this process, for a plan before anything is started."""
     last = min(_PROBED_ROWS, plan.local_rows, plan.rows)
-    found: dict[str, Any] = probe(Stream.of(source, (0, last), plan, intercept), family, disk=False)
+    found: dict[str, Any] = probe(Stream.of(source, (0, last), plan, intercept), family, "stream")
     return typical(plan.columns)._replace(**found)
 
 
-def probe(stream: Stream, family: Family, disk: bool) -> dict[str, float]:
-    """Return what a thread takes for a row, in seconds, and the rates of its disk where they are wanted."""
+def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
+    """Return what a thread takes for a row, in seconds, and how fast rows come from where they are to be held."""
     from clusterglm.data.chunk import one_blas_thread
 
     with one_blas_thread():
         windows = stream.windows(stream.window_rows)
-        first = next(windows)  # which finds code, pages and files cold
-        blocks = copy.deepcopy(list(first.blocks()))
+        first = copy.deepcopy(next(windows))  # which finds code, pages and files cold
         began, rows = time.perf_counter(), 0
         for window in islice(windows, 8):
             rows += len(window)
@@ -127,58 +144,83 @@ def probe(stream: Stream, family: Family, disk: bool) -> dict[str, float]:
         with np.errstate(all="ignore"):
             times = {
                 "make": made / rows,
-                "scan": _per_row(blocks, scan, family),
-                "gradient": _per_row(blocks, kernels.gradient, family, beta),
-                "hessian": _per_row(blocks, kernels.hessian, family, beta) if stream.columns <= 4000 else 0.0,
-                "store": _touch(),
+                "scan": _per_row(first, scan, family),
+                "gradient": _per_row(first, kernels.gradient, family, beta),
+                "hessian": _per_row(first, kernels.hessian, family, beta) if stream.columns <= MOST_COLUMNS else 0.0,
             }
-    return times | (_disk() if disk else {})
+            if storage == "memory" and times["make"] * len(stream) < _MOST_SECONDS:
+                times |= _memory(stream, times, family, beta)
+            if storage == "disk":
+                times |= _disk()
+    return times
 
 
-def _per_row(blocks: list[Block], kernel: Callable[..., Any], *args: Any) -> float:
-    for block in blocks:
+def _memory(stream: Stream, times: dict[str, float], family: Family, beta: np.ndarray) -> dict[str, float]:
+    """Return what a byte takes into memory that is new, and from there: what is beyond the time of rows in cache."""
+    began = time.perf_counter()
+    chunk = stream.in_memory()
+    made = time.perf_counter() - began
+    began = time.perf_counter()
+    for block in chunk.blocks():
+        kernels.gradient(block, family, beta)
+    summed = time.perf_counter() - began
+    extra = {"store": made - len(chunk) * times["make"], "fetch": summed - len(chunk) * times["gradient"]}
+    return {name: max(seconds, 0.0) / chunk.nbytes for name, seconds in extra.items()}
+
+
+def _per_row(chunk: Chunk, kernel: Callable[..., Any], *args: Any) -> float:
+    """Return the seconds that a kernel takes for a row, from the dtype in which it is stored on."""
+    for block in chunk.blocks():
         kernel(block, *args)
     seconds, rows = 0.0, 0
     while seconds < _LEAST_SECONDS:
         began = time.perf_counter()
-        for block in blocks:
+        for block in chunk.blocks():
             kernel(block, *args)
-            rows += len(block.y)
         seconds += time.perf_counter() - began
+        rows += len(chunk)
     return seconds / rows
 
 
-def _touch() -> float:
-    began = time.perf_counter()
-    np.empty(_TOUCHED // 8).fill(1.0)
-    return (time.perf_counter() - began) / _TOUCHED
-
-
 def _disk() -> dict[str, float]:
-    """Return the bytes a second at which this worker's disk writes, and reads what is not in memory."""
+    """Return the bytes a second at which this worker's disk writes, reads what is not in memory, and what is."""
     folder = scratch()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / f"probe-{os.getpid()}-{time.time_ns():x}"
     data = np.random.default_rng(0).bytes(2**20)
+    buffer = memoryview(bytearray(2**20))
     try:
-        with path.open("xb") as file:
+        with path.open("x+b", buffering=0) as file:
             began = time.perf_counter()
-            for _ in range(_TOUCHED // len(data)):
+            for _ in range(_FILE_BYTES // len(data)):
                 file.write(data)
-            file.flush()
             os.fsync(file.fileno())
             written = time.perf_counter() - began
+            cached = _read(file, buffer)
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        began = time.perf_counter()
-        path.read_bytes()
-        read = time.perf_counter() - began
+            read = _read(file, buffer)
     finally:
         path.unlink(missing_ok=True)
-    return {"read": _TOUCHED / read, "write": _TOUCHED / written}
+    return {name: _FILE_BYTES / seconds for name, seconds in (("read", read), ("write", written), ("cached", cached))}
+
+
+def _read(file: Any, buffer: memoryview) -> float:
+    """Return the seconds that it takes to read a file as data/disk.py does, checksums and all."""
+    file.seek(0)
+    began = time.perf_counter()
+    while file.readinto(buffer):
+        checksum(np.frombuffer(buffer, dtype=np.uint64))
+    return time.perf_counter() - began
 
 
 def _resident() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def _free() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -105,7 +105,8 @@ class DaskRows:
         self.tasks += len(self.chunks)
         self._shares = [Share("", (i,)) for i in range(len(self.chunks))]
         self._round(_lengths)
-        self._shares = []
+        # Where a chunk is made is a wish; who was offered more than their share would keep it.
+        self._shares, self._looked, self._moves = [], 0.0, _MOVES
         return self
 
     def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:

@@ -2,10 +2,13 @@
 
 With n rows on P threads, a pass takes
 
-    T = n / P * (hold + work) + round,    hold = 0 (memory), make (stream), row_bytes * readers / read (disk)
+    T = n / P * row + round,    row = work + row_bytes * fetch                                  (memory)
+                                      work + make                                               (stream)
+                                      work + row_bytes / cached                                 (disk, in page cache)
+                                      max(work + row_bytes / cached, row_bytes * readers / read)  (disk)
 
-where ``hold`` is what it takes to have a row in cache, ``work`` what the kernel does with it, and ``readers`` the
-threads that share one disk. Loading is making the rows, putting them where they are held, and the first look at them.
+where ``work`` is what the kernel does with a row in cache and ``readers`` the threads that share one disk. Loading is
+making the rows, putting them where they are held, and the first look at them.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ class Speeds(NamedTuple):
     """What one worker thread takes while all of them work: seconds a row, unless the name says otherwise.
 
     ``make``: generate or decode it; ``scan``, ``gradient``, ``hessian``: look it over, and the two kernels (the second
-    with the gradient); ``store``: a byte into memory that is new. ``read`` and ``write`` are bytes a second of a disk,
-    shared by ``readers`` threads. ``round``: seconds of a pass that are no work on rows. ``process``: bytes of a
-    worker process before it holds a row. ``measured``: on these workers, or typical of a recent core.
+    with the gradient) on rows in cache; ``store`` and ``fetch``: a byte into memory that is new, and from there into
+    cache. ``cached`` is the bytes a second at which a thread reads a file in the page cache, which has room for
+    ``cache`` bytes; ``read`` and ``write`` those of a disk, shared by ``readers`` threads. ``round``: seconds of a pass
+    that are no work on rows. ``process``: bytes of a worker process before it holds a row. ``measured``: on these
+    workers, or typical of a recent core.
     """
 
     make: float
@@ -33,6 +38,9 @@ class Speeds(NamedTuple):
     gradient: float
     hessian: float
     store: float
+    fetch: float
+    cached: float
+    cache: int
     read: float
     write: float
     readers: int
@@ -50,6 +58,9 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
         gradient=(3 + 0.45 * columns) * ns,
         hessian=(3 + 0.45 * columns + 0.06 * columns**2) * ns,
         store=0.3 * ns,
+        fetch=0.1 * ns,
+        cached=3e9 * relative,
+        cache=0,
         read=1e9,
         write=0.7e9,
         readers=readers,
@@ -63,12 +74,15 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
 class Work:
     """The passes that a fit makes after the first look at the rows: so many ``gradients`` alone, so many ``hessians``.
 
-    ``share`` is the share of the rows that the Hessians are of.
+    ``share`` is the share of the rows that the Hessians are of, ``points`` at how many points at once gradients are
+    taken, ``client`` the seconds of what is done by one thread with sums and with a sample.
     """
 
     gradients: int
     hessians: int
     share: float = 1.0
+    points: float = 1.0
+    client: float = 0.0
 
     @property
     def passes(self) -> int:
@@ -89,31 +103,35 @@ class Forecast:
 def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
     """Return what the plan will take; no number of passes and no time of the fit where ``work`` is unknown."""
     each = plan.rows / max(min(plan.threads, plan.chunks), 1)  # rows of a thread
-    hold = {
-        "memory": 0.0,
-        "stream": speeds.make,
-        "disk": plan.row_bytes * speeds.readers / speeds.read,
-    }[plan.storage]
+    in_cache = plan.storage == "disk" and plan.bytes <= speeds.cache
 
     def one_pass(work: float) -> float:
-        # A disk reads ahead while the thread works; a generator does not.
-        row = max(hold, work) if plan.storage == "disk" else hold + work
+        if plan.storage == "memory":
+            row = work + plan.row_bytes * speeds.fetch
+        elif plan.storage == "stream":
+            row = work + speeds.make
+        else:  # a disk reads ahead while the thread works; a generator does not
+            row = work + plan.row_bytes / speeds.cached
+            row = row if in_cache else max(row, plan.row_bytes * speeds.readers / speeds.read)
         return each * row + speeds.round
 
     load = one_pass(speeds.scan)
     if plan.storage == "memory":
         load += each * (speeds.make + plan.row_bytes * speeds.store) + speeds.round
     elif plan.storage == "disk":
-        load += each * (speeds.make + plan.row_bytes * speeds.readers / speeds.write)
+        written = plan.row_bytes * (1 / speeds.cached + speeds.store)
+        row = speeds.make + (written if in_cache else max(written, plan.row_bytes * speeds.readers / speeds.write))
+        load += each * row
     seconds = None
     gradient = one_pass(speeds.gradient)
     if work is not None:
+        gradient = one_pass(work.points * speeds.gradient)
         hessian = one_pass(speeds.gradient + work.share * (speeds.hessian - speeds.gradient))
-        seconds = work.gradients * gradient + work.hessians * hessian
+        seconds = work.gradients * gradient + work.hessians * hessian + work.client
     return Forecast(
         passes=None if work is None else 1 + work.passes,
         seconds_load=load,
-        seconds_per_pass=gradient if not seconds or work is None else seconds / max(work.passes, 1),
+        seconds_per_pass=gradient if seconds is None or work is None else seconds / max(work.passes, 1),
         seconds_fit=seconds,
         peak_memory=_peak(plan, speeds),
     )

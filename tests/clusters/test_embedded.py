@@ -76,10 +76,10 @@ def test_the_scheduler_has_the_settings_that_survive_faults(cluster: Cluster) ->
     def settings(dask_scheduler: object) -> list[object]:
         import dask
 
-        keys = ("scheduler.worker-ttl", "scheduler.allowed-failures", "worker.memory.rebalance.sender-min")
+        keys = ("scheduler.worker-ttl", "scheduler.allowed-failures", "scheduler.work-stealing")
         return [dask.config.get(f"distributed.{key}") for key in keys]
 
-    assert cluster[0].run_on_scheduler(settings) == ["30s", 20, 0.0]
+    assert cluster[0].run_on_scheduler(settings) == ["30s", 20, False]
 
 
 def test_a_killed_worker_comes_back_with_one_blas_thread(cluster: Cluster) -> None:

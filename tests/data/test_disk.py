@@ -149,7 +149,7 @@ def test_a_damaged_file_is_written_again(fault: str) -> None:
 
 def test_a_disk_that_never_gives_back_what_was_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     held = written(streamed(Synthetic(ROWS, 15, 4)))
-    monkeypatch.setattr(disk, "_checksum", lambda words: int(words[0]) % 1000 + len(words) + id(words) % 7919)
+    monkeypatch.setattr(disk, "checksum", lambda words: int(words[0]) % 1000 + len(words) + id(words) % 7919)
     with pytest.raises(ClusterError, match="gives back other bytes than were written"):
         blocks(held)
 

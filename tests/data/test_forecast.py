@@ -13,7 +13,7 @@ from clusterglm.data.chunks import plan
 from clusterglm.data.forecast import Work, forecast, typical
 
 BIG: dict[str, Any] = {"solver": "admm", "rows": 8 * 10**8, "columns": 15, "memory": 10**12, "disk": 10**13}
-SPEEDS = typical(15)._replace(round=0.0)
+SPEEDS = typical(15)._replace(round=0.0, fetch=0.0, cached=1e15)
 
 
 @pytest.mark.parametrize("storage", ["memory", "stream", "disk"])
@@ -34,6 +34,15 @@ def test_a_pass_is_what_its_rows_are_read_by_and_worked_on() -> None:
     assert a_row == pytest.approx({"memory": 10e-9, "stream": 50e-9, "disk": 100e-9})
     shared = forecast(held["memory"], speeds, Work(0, 1, 0.5))
     assert shared.seconds_per_pass == pytest.approx(8e8 * 20e-9)  # a gradient, and half of the rest of a Hessian
+    slow = forecast(held["memory"], speeds._replace(fetch=1e-10), Work(1, 0, points=2, client=3.0))
+    assert slow.seconds_fit == pytest.approx(8e8 * (2 * 10e-9 + 128e-10) + 3.0)
+
+
+def test_rows_on_disk_are_read_from_memory_where_they_stay_there() -> None:
+    held = plan(**BIG, storage="disk")
+    speeds = SPEEDS._replace(gradient=10e-9, read=1.28e9, cached=12.8e9)
+    seconds = [forecast(held, speeds._replace(cache=size), Work(1, 0)).seconds_fit for size in (0, 10**12)]
+    assert seconds == pytest.approx([8e8 * 100e-9, 8e8 * 20e-9])
 
 
 def test_memory_of_a_stream_does_not_depend_on_the_rows() -> None:
