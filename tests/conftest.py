@@ -291,3 +291,25 @@ def s3() -> Iterator[Any]:
         yield system
         s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def _slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from hosts import slurm
+
+    if missing := slurm.missing():
+        pytest.skip(f"{missing[0]} not installed: apt-get install slurm-wlm munge")
+    with slurm.running(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def slurm(_slurm_daemons: Any) -> Iterator[Any]:
+    """A real Slurm of four nodes (hosts/slurm.py), as the environment has it; its queue is empty afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))]:
+            patch.delenv(name)
+        for name, value in _slurm_daemons.environment.items():
+            patch.setenv(name, value)
+        yield _slurm_daemons
+        _slurm_daemons.cancel_all()

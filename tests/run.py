@@ -2,21 +2,30 @@
 
     python tests/run.py [arguments for pytest]
 
-As root on Debian or Ubuntu it installs the packages that tests of real browsers need; elsewhere those tests skip where
-the program is missing, and the summary says so. With CI=true a skipped test is a failure.
+As root on Debian or Ubuntu it installs the packages that tests of real browsers and batch systems need; elsewhere those
+tests skip where the program is missing, and the summary says so. With CI=true a skipped test is a failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"chromium": "chromium", "unshare": "util-linux"}
+PACKAGES = {
+    "chromium": "chromium",
+    "unshare": "util-linux",
+    "sbatch": "slurm-wlm",
+    "munge": "munge",
+    "shellcheck": "shellcheck",
+}
 FONTS = Path("/usr/share/fonts/truetype/dejavu")
+POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before a package starts a daemon
 
 
 def install_system_packages() -> None:
@@ -29,11 +38,26 @@ def install_system_packages() -> None:
         print(f"note: {', '.join(missing)} not installed: the tests that need them are skipped", file=sys.stderr)
         return
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
-    ):
-        subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+    with no_daemons():
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+        ):
+            subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def no_daemons() -> Iterator[None]:
+    """Let no package start its daemons while it is installed: the tests start their own, in folders of their own."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""Real batch systems on one machine, started by the tests and ended by them."""
