@@ -35,6 +35,7 @@ _PAGES = ("report.html", "performance-report.html", "task-stream.html")
 _FILES = ("result.json", "model.json", "plan.json", "history.parquet", "tasks.parquet", *_PAGES, CHECKPOINT)
 _SCHEMA = 1
 _LOCK = ".lock"
+_CLUSTER = "cluster"  # the logs of a batch job that has a cluster of its own
 _number = itertools.count()
 _LEAST_SECONDS = 1.0  # between two checkpoints: their size grows with the passes
 
@@ -225,7 +226,7 @@ def _make_room(path: Path, resume: bool, overwrite: bool) -> None:
         return
     if (path / "result.json").exists() or (path / CHECKPOINT).exists():
         raise UsageError("--out", path, "holds a run: another name, --resume, or --overwrite")
-    if any(p.name != _LOCK for p in path.iterdir()):
+    if any(p.name not in (_LOCK, _CLUSTER) for p in path.iterdir()):
         raise UsageError("--out", path, "holds other files: another name, or --overwrite")
 
 

@@ -23,6 +23,7 @@ from clusterglm.cli import (
     down,
     fit,
     generate,
+    keys,
     logs,
     ls,
     output,
@@ -30,6 +31,7 @@ from clusterglm.cli import (
     predict,
     report,
     scale,
+    script,
     status,
     up,
 )
@@ -45,7 +47,7 @@ from clusterglm.errors import (
     unknown,
 )
 
-COMMANDS = (fit, plan, predict, generate, report, bench, up, ls, status, scale, logs, dashboard, down)
+COMMANDS = (fit, plan, predict, generate, report, bench, up, ls, status, scale, logs, dashboard, down, script, keys)
 
 # typer keeps click's exceptions in a place that depends on its version; all are refused command lines.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]

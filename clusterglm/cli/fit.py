@@ -24,6 +24,7 @@ from clusterglm.cli.where import (
     one_interruption,
 )
 from clusterglm.errors import UsageError, redact
+from clusterglm.units import parse_count
 
 if TYPE_CHECKING:
     from clusterglm.result import Result
@@ -67,6 +68,9 @@ def fit(
     workers: Workers = None,
     threads_per_worker: Threads = None,
     memory: Memory = None,
+    min_workers: str | None = typer.Option(
+        None, metavar="K", help="Begin when so many workers of a running cluster have come; others join later."
+    ),
     timeout: Timeout = None,
     dtype: str | None = typer.Option(None, metavar="T", help="float64 or float32.  [default: float64]"),
     storage: str | None = typer.Option(
@@ -97,6 +101,10 @@ def fit(
     given = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
     where = Where(cluster, scheduler, scheduler_file, timeout, allow_version_mismatch)
     own = where.own_cluster(workers, threads_per_worker, memory)
+    least = parse_count(min_workers, "--min-workers", of="workers") if min_workers is not None else None
+    if least is not None and not where.named:
+        cure = "belongs to a running cluster: name one, or give --workers alone"
+        raise UsageError("--min-workers", min_workers, cure)
     if resume is not None and out is not None:
         raise UsageError("--out", out, "given together with --resume: the run goes on in its own folder")
     if resume is None:
@@ -112,6 +120,10 @@ def fit(
     display = Display(quiet)
     checkpoint = Path(resume or out or "", CHECKPOINT)
     with one_interruption(checkpoint), where.client() as (client, ask_for), display:
+        if client is not None and least is not None:
+            from clusterglm.clusters.workers import await_workers
+
+            await_workers(client, least, where.seconds, display.phase)
         result = run(
             client,
             out=out,

@@ -114,7 +114,9 @@ class Where:
 
             file = Path(self.scheduler_file or "")
             address = read_scheduler_file(file, self.seconds) if self.scheduler is None else self.scheduler
-            client = connect(address, timeout=self.seconds, allow_version_mismatch=mismatch)
+            beside = file.parent / "tls"  # where `clusterglm keys` has put them
+            keys = beside if self.scheduler is None and address.startswith("tls:") and beside.is_dir() else None
+            client = connect(address, timeout=self.seconds, allow_version_mismatch=mismatch, keys=keys)
         from clusterglm.clusters.settings import quiet
 
         with quiet():  # a scheduler that goes is told in one line, by the command

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clusterglm import config
+from clusterglm.clusters import tls
 from clusterglm.errors import ClusterError, ClusterglmError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
 _COMPARED = ("python", "dask", "distributed", "numpy", "clusterglm")
 _ADDRESS = re.compile(r"(?:(?:tcp|tls)://)?(?:\[(?P<ipv6>[0-9a-fA-F:.%]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
@@ -29,6 +31,7 @@ def connect(
     cure: str = "start it, or give the address that it printed",
     timeout: float | None = None,
     allow_version_mismatch: bool = False,
+    keys: Path | None = None,
 ) -> Client:
     """Return a client of the scheduler at ``address``, its versions compared with ours.
 
@@ -42,13 +45,15 @@ def connect(
         Seconds until the scheduler must have answered; by default the setting ``connect-timeout``.
     allow_version_mismatch : bool
         Go on where Python, Dask, numpy or clusterglm differ between here, the scheduler and the workers.
+    keys : Path, optional
+        The folder of the cluster's TLS keys; by default Dask's configuration names them.
 
     Raises
     ------
     UsageError
         Not an address.
     ClusterError
-        No scheduler answers there, or versions differ.
+        The keys are not there, no scheduler answers there, or versions differ.
     """
     value = value or address
     limit = timeout or config.get("connect-timeout")
@@ -64,14 +69,15 @@ def connect(
         from distributed.security import Security
 
         full = address if "://" in address else f"tcp://{address}"
-        if full.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+        security = Security() if keys is None else tls.security(keys)
+        if full.startswith("tls://") and security.get_connection_args("client").get("ssl_context") is None:
             raise ClusterError(
                 what, value, "needs TLS keys: name them under distributed.comm.tls in Dask's configuration"
             )
         try:
             with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop of its own
-                pool.submit(asyncio.run, _greet(full, max(1.0, until - time.monotonic()))).result()
-            client = Client(full, timeout=max(1.0, until - time.monotonic()))
+                pool.submit(asyncio.run, _greet(full, security, max(1.0, until - time.monotonic()))).result()
+            client = Client(full, security=security, timeout=max(1.0, until - time.monotonic()))
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise _gone(what, value, f"no Dask scheduler answers at {address}: {cure}") from error
         try:
@@ -156,15 +162,14 @@ def _probe(address: str, what: str, value: str, cure: str, seconds: float) -> No
         raise _gone(what, value, f"scheduler {address} is gone: {cure}") from error
 
 
-async def _greet(address: str, seconds: float) -> None:
+async def _greet(address: str, security: Security, seconds: float) -> None:
     """Ask a scheduler for its name. Dask's own client has no limit once a port is open and nobody answers."""
     import asyncio
 
     from distributed.core import rpc
-    from distributed.security import Security
 
     async def ask() -> str:
-        async with rpc(address, connection_args=Security().get_connection_args("client")) as server:
+        async with rpc(address, connection_args=security.get_connection_args("client")) as server:
             return str((await server.identity())["type"])
 
     if await asyncio.wait_for(ask(), seconds) != "Scheduler":

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clusterglm.clusters.settings import ONE_THREAD
+from clusterglm.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
 _PATIENCE = 10.0
+_GLANCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,42 @@ def workers(client: Client) -> list[Worker]:
         for address, info in found.items()
     ]
     return sorted(listed, key=lambda worker: (len(worker.name), worker.name))
+
+
+def await_workers(client: Client, count: int, timeout: float | None, tell: Callable[[str], object]) -> None:
+    """Wait until ``count`` workers have come, and keep their scheduler from ending as idle meanwhile.
+
+    ``timeout`` is in seconds, None for as long as it takes: jobs may wait in a queue. ``tell`` is called with words
+    whenever some have come.
+
+    Raises
+    ------
+    ClusterError
+        They are too few after ``timeout`` seconds, or the scheduler has gone.
+    """
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    address, before = client.scheduler.address, -1
+    while True:
+        try:
+            come = len(client.scheduler_info(n_workers=-1)["workers"])
+            if come >= count:
+                return
+            client.run_on_scheduler(_stay_awake)
+        except Exception as error:  # each call has its own words for a scheduler that went meanwhile
+            if client.status == "running":
+                raise
+            raise ClusterError("cluster", address, "the scheduler is gone") from error
+        if come != before:
+            tell(f"waiting for workers: {come} of {count} have come")
+            before = come
+        if time.monotonic() > until:
+            cure = "see their logs, raise --timeout, or lower --min-workers"
+            raise ClusterError("workers", f"{come} of {count} after {timeout:.0f} s", cure)
+        time.sleep(_GLANCE)
+
+
+def _stay_awake(dask_scheduler: Any) -> None:
+    dask_scheduler.idle_since = None  # it counts its idle time from its next look on
 
 
 def blas_threads(client: Client) -> dict[str, int]:
