@@ -22,8 +22,9 @@ from clusterglm.clusters import settings
 from clusterglm.clusters.workers import own_peak
 from clusterglm.errors import NOT_CONVERGED
 from clusterglm.experiment import REL_GAP, Experiment
-from clusterglm.fitting import Progress, fit
+from clusterglm.fitting import fit
 from clusterglm.peers import PEERS, run_peer
+from clusterglm.progress import Progress
 from clusterglm.run_folder import RunFolder, claim, versions, write_whole
 
 if TYPE_CHECKING:

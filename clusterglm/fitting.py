@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
@@ -22,8 +22,10 @@ from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrup
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit, Limits
 from clusterglm.glm.problem import Problem, Recorded
-from clusterglm.glm.start import Look, look
+from clusterglm.glm.sample import Drawn
+from clusterglm.glm.start import Look, look, look_at_fit
 from clusterglm.glm.trace import Iteration
+from clusterglm.progress import Progress, Silent
 from clusterglm.request import Request, split_names
 from clusterglm.result import Result
 from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions, write_data, write_run
@@ -37,29 +39,6 @@ if TYPE_CHECKING:
 
 AskFor = Callable[[int], object]
 _WORTH_MENTIONING = 5.0  # seconds
-
-
-class Progress(Protocol):
-    """Who is told how a fit goes on."""
-
-    def phase(self, text: str) -> None:
-        """Called when a phase begins: ``loading 8e6 rows``."""
-
-    def iteration(self, row: Iteration, null_objective: float, rows: int) -> None:
-        """Called after every iteration."""
-
-    def rows(self, done: int, total: int, seconds: float) -> None:
-        """Called about once a second in a long pass, ``seconds`` after its beginning, in another thread."""
-
-    def note(self, text: str) -> None:
-        """Called with a line that begins with ``note:`` or ``warning:``."""
-
-
-class _Silent:
-    def phase(self, text: str) -> None: ...
-    def iteration(self, row: Iteration, null_objective: float, rows: int) -> None: ...
-    def rows(self, done: int, total: int, seconds: float) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 def fit(
@@ -134,7 +113,7 @@ def fit(
             for name, value in elsewhere.items():
                 if value is not None:
                     raise UsageError(name, None, "has no effect on rows in this process: leave it out")
-            return _fit_here(found, options, progress or _Silent())
+            return _fit_here(found, options, progress or Silent())
     elif data is not None:
         options["data"] = str(data)
     journal, saved = load_checkpoint(Path(resume)) if resume is not None else ([], {})
@@ -161,7 +140,7 @@ def fit(
     folder: contextlib.AbstractContextManager[RunFolder | None] = contextlib.nullcontext()
     if resume is not None or out is not None:
         folder = claim(Path(resume or out or ""), resume=resume is not None, overwrite=overwrite)
-    progress = progress or _Silent()
+    progress = progress or Silent()
     with folder as run:
         try:
             with contextlib.ExitStack() as stack:
@@ -421,7 +400,7 @@ class _Fitting:
                 self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks{expected}")
                 rows.load()
                 # Bad values are refused before anything is fitted.
-                seen = look(rows, self.request.model, plan.columns, self.request.start)
+                seen = self.look(source, plan, rows)
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.solver.name}{_about(self.forecast.seconds_fit)}")
@@ -442,6 +421,16 @@ class _Fitting:
             raise
         finally:
             rows.close()
+
+    def look(self, source: Source, plan: chunks.Plan, rows: Rows) -> Look:
+        """Return the first look at the rows, with what is at the fit of a sample where there is one beforehand."""
+        from clusterglm import planning
+
+        model = self.request.model
+        if count := planning.sampled_before(self.request, self.solver, plan.rows, plan.columns):
+            drawn = Drawn((source.first(count, plan.dtype, model.intercept),))  # type: ignore[attr-defined]
+            return look_at_fit(rows, source.names, model, self.solver, drawn, fit_rows)
+        return look(rows, model, plan.columns, self.request.start)
 
     def planned(self, plan: chunks.Plan) -> dict[str, Any]:
         """Return the plan and its forecast, fit for JSON."""

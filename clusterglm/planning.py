@@ -25,8 +25,9 @@ from clusterglm.data.forecast import Forecast, Speeds, Work, forecast, typical
 from clusterglm.data.stream import Stream
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS
-from clusterglm.glm.sample import hessian_every, sample_rows
+from clusterglm.glm.sample import sample_rows
 from clusterglm.glm.scan import scan
+from clusterglm.glm.start import first_every
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -66,8 +67,19 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
         first = pace.sample if sampled else pace.null
         passes = first + max(round(pace.digit * digits), -first // 2)
     hessians = 1 + round(pace.renewed * (passes - 1))
-    every = hessian_every(rows, columns) if solver.subsampled else 1
-    return Work(max(passes - hessians, 0), hessians, 1 / every, pace.points)
+    every = first_every(solver, request.model.family, rows, columns)
+    ahead = sampled_before(request, solver, rows, columns) > 0
+    return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, pace.points, ahead=ahead)
+
+
+def sampled_before(request: Request, solver: Solver, rows: int, columns: int) -> int:
+    """Return how many rows are a sample of generated ones; 0 where a sample is drawn in the first look, or none.
+
+    Its point then comes with that look, but for solvers that ask for the local problems' shares of it.
+    """
+    if request.row_count is None or request.start != "auto" or solver.ranges:
+        return 0
+    return sample_rows(rows, columns)
 
 
 def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> Forecast:

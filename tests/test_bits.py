@@ -17,7 +17,7 @@ from clusterglm.data.chunk import Chunk
 from clusterglm.data.dask_rows import _each, _subtotals
 from clusterglm.data.rows import LocalRows
 from clusterglm.data.tree import first_block, fold
-from clusterglm.glm import fit as fit_module
+from clusterglm.glm import start as start_module
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Limits, Model
@@ -93,7 +93,7 @@ CHUNKINGS = {
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_fit_has_the_same_bits_under_any_chunking(solver: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: 3)
+    monkeypatch.setattr(start_module, "hessian_every", lambda rows, columns: 3)
     whole = whole_rows(family)
     expected = fitted(whole, solver, family)
     assert expected.status == "optimal"

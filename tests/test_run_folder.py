@@ -266,7 +266,10 @@ def resumed_everywhere(client: Any, folder: Path, patch: pytest.MonkeyPatch, sol
     options = ROWS | {"tol": 1e-7, "solver": solver}
     package.fit(client, out=folder / "run", progress=Copies(folder / "run", copies), **options)
     expected = bits(folder / "run")
-    chosen = sorted(copies.iterdir(), key=lambda path: int(path.name))[::every]
+    # The first iterate may come with the look at the rows: then there is no pass to resume from.
+    saved = [copy for copy in copies.iterdir() if (copy / "checkpoint.npz").exists()]
+    assert len(list(copies.iterdir())) - len(saved) <= 1
+    chosen = sorted(saved, key=lambda path: int(path.name))[::every]
     for copy in chosen:
         assert package.fit(client, resume=copy).resumed
         assert bits(copy) == expected, copy.name
@@ -383,7 +386,7 @@ def test_more_passes_go_on_where_fewer_ended(shared_client: Any, tmp_path: Path)
     few = package.fit(shared_client, out=tmp_path / "run", solver="gradient_descent", tol=1e-3, max_passes=6, **ROWS)
     assert few.status == "max_passes"
     journal, _ = load_checkpoint(tmp_path / "run")
-    assert len(journal) >= few.iterations  # all of them, however soon one came after another
+    assert len(journal) >= few.iterations - 1  # all of them, however soon one came after another, but the first look's
     more = package.fit(shared_client, resume=tmp_path / "run", max_passes=1000, tol=1e-7)
     whole = package.fit(shared_client, solver="gradient_descent", tol=1e-7, **ROWS)
     assert more.status == whole.status == "optimal"

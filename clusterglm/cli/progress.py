@@ -23,7 +23,7 @@ _LONGEST_FORECAST = 86_400.0  # seconds: beyond a day the first steps say nothin
 
 
 class Display:
-    """Meets ``clusterglm.fitting.Progress``."""
+    """Meets ``clusterglm.progress.Progress``."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet

@@ -75,7 +75,8 @@ class Work:
     """The passes that a fit makes after the first look at the rows: so many ``gradients`` alone, so many ``hessians``.
 
     ``share`` is the share of the rows that the Hessians are of, ``points`` at how many points at once gradients are
-    taken, ``client`` the seconds of what is done by one thread with sums and with a sample.
+    taken, ``client`` the seconds of what is done by one thread with sums and with a sample. One more Hessian is taken
+    with the first look where that is ``ahead``.
     """
 
     gradients: int
@@ -83,6 +84,7 @@ class Work:
     share: float = 1.0
     points: float = 1.0
     client: float = 0.0
+    ahead: bool = False
 
     @property
     def passes(self) -> int:
@@ -115,7 +117,10 @@ def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
             row = row if in_cache else max(row, plan.row_bytes * speeds.readers / speeds.read)
         return each * row + speeds.round
 
-    load = one_pass(speeds.scan)
+    hessian = speeds.gradient
+    if work is not None:
+        hessian += work.share * (speeds.hessian - speeds.gradient)
+    load = one_pass(speeds.scan + (hessian if work is not None and work.ahead else 0.0))
     if plan.storage == "memory":
         load += each * (speeds.make + plan.row_bytes * speeds.store) + speeds.round
     elif plan.storage == "disk":
@@ -126,8 +131,7 @@ def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
     gradient = one_pass(speeds.gradient)
     if work is not None:
         gradient = one_pass(work.points * speeds.gradient)
-        hessian = one_pass(speeds.gradient + work.share * (speeds.hessian - speeds.gradient))
-        seconds = work.gradients * gradient + work.hessians * hessian + work.client
+        seconds = work.gradients * gradient + work.hessians * one_pass(hessian) + work.client
     return Forecast(
         passes=None if work is None else 1 + work.passes,
         seconds_load=load,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clusterglm.data.chunk import _GENERATOR_ROWS, Chunk
+from clusterglm.data.chunk import _GENERATOR_ROWS, Block, Chunk
 from clusterglm.data.chunks import Plan
 from clusterglm.data.dask_rows import Make
 from clusterglm.data.sources import recipe
@@ -80,6 +80,11 @@ class Synthetic:
         # u < 1 / (1 + exp(-eta)), without the division
         odds = np.exp(np.negative(eta, out=eta), out=eta)
         return X, (random.random(_GENERATOR_ROWS) * (odds + 1.0) < 1.0).astype(np.float64)
+
+    def first(self, rows: int, dtype: str, intercept: bool) -> Block:
+        """Return the first ``rows`` rows, which are a sample: all of them are drawn independently."""
+        chunk = self.chunk((0, rows), _GENERATOR_ROWS, dtype, intercept)
+        return Block(chunk.X.astype(np.float64, copy=False), chunk.y, None, None, 0)
 
     def make(self, plan: Plan, intercept: bool) -> Make:
         return recipe(self, plan, intercept)

@@ -25,10 +25,9 @@ from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty, elastic_net
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
-from clusterglm.glm.sample import hessian_every
 from clusterglm.glm.scan import Scan, refuse
 from clusterglm.glm.solvers import Solver, for_columns
-from clusterglm.glm.start import Look, Start, find_start, look
+from clusterglm.glm.start import Look, Start, find_start, first_every, look
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]
@@ -73,8 +72,9 @@ def fit(
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
     problem = Problem(rows, family, penalty, scan.weight, journal, limits.on_pass, passes=1, read=read)
     problem.limit = max(limits.max_passes, LEAST_PASSES)
-    if solver.subsampled and family.self_concordance > 0:  # least squares are solved in one step of an exact one
-        problem.every = hessian_every(rows.rows, len(labels))
+    problem.every = first_every(solver, family, rows.rows, len(labels))
+    if seen.met is not None:
+        problem.know(seen.met.kernel, seen.met.args, seen.met.sums)
     start = find_start(problem, names, model, alpha, seen, fit)
     problem.sample = start.sample
     start, point = _first_point(problem, start, solver)

@@ -116,6 +116,11 @@ def hessian_of_share(block: Block, family: Family, beta: Array, every: int) -> t
     return *gradient(block, family, beta), np.zeros((p, p)), 0.0
 
 
+def hessian_at(family: Family, beta: Array, every: int) -> tuple[Callable[..., tuple[Any, ...]], tuple[Any, ...]]:
+    """Return the kernel of a Hessian of one in ``every`` micro-blocks, and its arguments."""
+    return (hessian_of_share, (family, beta, every)) if every > 1 else (hessian, (family, beta))
+
+
 def in_share(index: int, every: int) -> bool:
     """Whether the micro-block is the one of its ``every`` neighbours that a hash points at.
 

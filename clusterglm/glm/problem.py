@@ -149,6 +149,7 @@ class Problem:
         self.limit, self.every = math.inf, 1
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
+        self._known: dict[str, Total] = {}
         self._on_pass = on_pass
 
     @property
@@ -168,6 +169,10 @@ class Problem:
         """Leave all other columns out of the model."""
         self.rows, self.penalty = Columns(self.rows, columns), self.penalty.take(columns)
         self.sample = self.sample and Columns(self.sample, columns)
+
+    def know(self, kernel: Callable[..., tuple[Any, ...]], args: tuple[Any, ...], sums: tuple[Any, ...]) -> None:
+        """Keep sums that the first look brought: who asks for them makes no pass."""
+        self._known[_digest(kernel, args)] = _arrays(sums)
 
     def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> Total:
         """Return the sums of any kernel over all rows, as arrays: one pass."""
@@ -246,6 +251,8 @@ class Problem:
         )
 
     def _pass(self, key: str, run: Callable[[], tuple[int, tuple[Any, ...]]]) -> Total:
+        if key in self._known:
+            return self._known.pop(key)
         if self.left < 1:
             raise OutOfPasses
         if self._recorded and self._recorded[0].key != key:
@@ -254,8 +261,7 @@ class Problem:
             record = self._recorded.popleft()
         else:
             passes, sums = run()
-            total = tuple(np.asarray(getattr(s, "largest", s), dtype=np.float64) for s in sums)
-            record = Recorded(passes, key, total)
+            record = Recorded(passes, key, _arrays(sums))
             self.read += passes
         self.passes += record.passes
         self.journal.append(record)
@@ -266,6 +272,10 @@ class Problem:
 
 def _range_sums(rows: Rows, _: None, kernel: Callable[..., Any], family: Family, beta: Array) -> tuple[Any, ...]:
     return rows.sum(kernels.weighed, kernel, family, beta)
+
+
+def _arrays(sums: tuple[Any, ...]) -> Total:
+    return tuple(np.asarray(getattr(s, "largest", s), dtype=np.float64) for s in sums)
 
 
 def _digest(function: Callable[..., Any], args: Sequence[Any]) -> str:

@@ -1,7 +1,9 @@
 """Where a fit begins: at the fit of a sample of the rows, or at the null model.
 
 The null model has nothing but an intercept; its objective is what gaps are compared to. A sample (sample.py) is drawn
-in the pass that looks the rows over, which belongs to loading them, and saves two passes or more.
+in the pass that looks the rows over, which belongs to loading them, and saves two passes or more. Where rows are drawn
+independently, as generated ones are, the first of them are a sample that is had before that pass; which then brings the
+sums at its fit too, and saves one more.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from clusterglm.glm.families import Family
 from clusterglm.glm.kernels import Block
 from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.problem import Problem, Rows
-from clusterglm.glm.sample import Drawn, SampleRows, draw, sample_rows
+from clusterglm.glm.sample import Drawn, SampleRows, draw, hessian_every, sample_rows
 from clusterglm.glm.scan import Scan, scan
-from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.solvers import SOLVERS, Solver
 from clusterglm.glm.trace import Tolerance
 
 Array = NDArray[np.float64]
@@ -36,11 +38,23 @@ class Summed(Protocol):
     def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]: ...
 
 
+class Met(NamedTuple):
+    """The fit ``beta`` (p,) of a ``sample``, and the sums that ``kernel`` found there with ``args`` over all rows."""
+
+    beta: Array
+    sample: Rows
+    kernel: Callable[..., tuple[Any, ...]]
+    args: tuple[Any, ...]
+    sums: tuple[Any, ...]
+
+
 class Look(NamedTuple):
-    """What the first pass over the rows brings: their scan, and the rows that it drew, if any."""
+    """What the first pass over the rows brings: their scan, and the rows that it drew, if any; or what it ``met`` at
+    the fit of rows that were drawn before it."""
 
     scan: Scan
     drawn: Drawn | None
+    met: Met | None = None
 
 
 def look(rows: Rows, model: Model, columns: int, which: str) -> Look:
@@ -51,6 +65,34 @@ def look(rows: Rows, model: Model, columns: int, which: str) -> Look:
     if which == "null" or not (count := sample_rows(rows.rows, columns)):
         return Look(rows.sum(scan, model.family)[0], None)
     return Look(*rows.sum(scan_and_draw, model.family, max(rows.rows // count, 1)))
+
+
+def look_at_fit(
+    rows: Rows, names: Sequence[str], model: Model, solver: Solver, drawn: Drawn, fit: Callable[..., Fit]
+) -> Look:
+    """Return the scan of rows without weights, of which ``drawn`` are a sample, and what it meets at their fit.
+
+    One pass. ``solver`` asks for no local problems' shares of its first point.
+    """
+    found = sample_start(drawn, names, model, model.strength(rows.rows), fit)
+    if found is None:
+        return Look(rows.sum(scan, model.family)[0], drawn)
+    beta, sample = found
+    every = first_every(solver, model.family, rows.rows, len(beta))
+    kernel, args = kernels.hessian_at(model.family, beta, every)
+    seen, *sums = rows.sum(scan_and, model.family, kernel, args)
+    return Look(seen, drawn, Met(beta, sample, kernel, args, tuple(sums)))
+
+
+def scan_and(block: Block, family: Family, kernel: Callable[..., tuple[Any, ...]], args: tuple[Any, ...]) -> Any:
+    """Return what ``scan`` and the kernel do."""
+    return *scan(block, family), *kernel(block, *args)
+
+
+def first_every(solver: Solver, family: Family, rows: int, columns: int) -> int:
+    """Return k: a fit begins with Hessians of one in k micro-blocks."""
+    # Least squares are solved in one step of an exact one.
+    return hessian_every(rows, columns) if solver.subsampled and family.self_concordance > 0 else 1
 
 
 def scan_and_draw(block: Block, family: Family, stretch: int) -> tuple[Scan, Drawn]:
@@ -88,7 +130,9 @@ def find_start(
     null = np.zeros(len(names) + first)
     null[:first] = level
     found = None
-    if seen.drawn is not None and problem.left > _PASSES_OF_SAMPLE:
+    if seen.met is not None:
+        found = seen.met.beta, seen.met.sample
+    elif seen.drawn is not None and problem.left > _PASSES_OF_SAMPLE:
         found = sample_start(seen.drawn, names, model, alpha, fit)
     if found is None:
         return Start(null, "null model", null)

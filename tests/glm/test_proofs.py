@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterglm.errors import DataError
-from clusterglm.glm import fit as fit_module
+from clusterglm.glm import start as start_module
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Fit, Limits, Model
@@ -85,7 +85,7 @@ def an_answer_or_a_reason(
     model = Model(FAMILIES[family], penalty, alpha, intercept=intercept, standardize=bool(seed % 2))
     tolerance = Tolerance(rel_gap=1e-8) if gap else Tolerance(1e-3)
     try:
-        with mock.patch.object(fit_module, "hessian_every", return_value=every):
+        with mock.patch.object(start_module, "hessian_every", return_value=every):
             found = fit(t.rows(), t.names, model, SOLVERS[solver], Limits(tolerance, 300))
     except DataError as error:
         SEEN[f"refused: {str(error)[:40]}"] += 1

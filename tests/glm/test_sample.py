@@ -12,16 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clusterglm
-from clusterglm.glm import fit as fit_module
+from clusterglm.data.sources import local_rows
+from clusterglm.data.synthetic import Synthetic
 from clusterglm.glm import kernels
+from clusterglm.glm import start as start_module
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.kernels import Piece, in_share
 from clusterglm.glm.model import Limits, Model
+from clusterglm.glm.penalties import elastic_net
+from clusterglm.glm.problem import Problem
 from clusterglm.glm.sample import Drawn, SampleRows, draw, hessian_every, sample_rows
 from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
-from clusterglm.glm.start import null_intercept, null_loss, sample_start
+from clusterglm.glm.start import look_at_fit, null_intercept, null_loss, sample_start
 from clusterglm.glm.trace import Tolerance
 
 
@@ -229,7 +233,7 @@ def test_a_hessian_of_a_share_of_the_rows_leads_to_the_same_optimum_with_a_proof
     def count(problem: Any) -> None:
         seen.append(problem.every)
 
-    monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: every)
+    monkeypatch.setattr(start_module, "hessian_every", lambda rows, columns: every)
     found = fit(table.rows(), table.names, model, SOLVERS[solver], Limits(Tolerance(1e-6), on_pass=count))
     assert seen[0] == every
     assert found.status == "optimal"
@@ -254,7 +258,7 @@ def test_periodic_rows_do_not_mislead_a_share(make_table: Any, monkeypatch: pyte
     table.A[:, 3] = np.repeat(np.arange(200) % 2, 32)
     passes = []
     for every in (1, 2):
-        monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns, every=every: every)
+        monkeypatch.setattr(start_module, "hessian_every", lambda rows, columns, every=every: every)
         told: list[int] = []
         limits = Limits(start="null", on_pass=lambda problem, told=told: told.append(problem.every))
         found = fit(table.rows(), table.names, Model(FAMILIES["binomial"]), SOLVERS["proximal_newton"], limits)
@@ -270,7 +274,7 @@ def test_where_the_share_does_not_tell_columns_apart_all_rows_are_asked(
     """A dummy that is 0 in every row of the share; and one that repeats it, which goes."""
     table = make_table("binomial", 640, 4)
     table.A[:, 3:] = np.repeat([not in_share(i, 2) for i in range(20)], 32)[:, None]  # in micro-blocks of 32 rows
-    monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: 2)
+    monkeypatch.setattr(start_module, "hessian_every", lambda rows, columns: 2)
     found = fit(
         table.rows(), table.names, Model(FAMILIES["binomial"]), SOLVERS["proximal_newton"], Limits(start="null")
     )
@@ -289,8 +293,45 @@ def test_a_share_that_hardly_knows_a_column_costs_few_passes(
     """The column is small in every row of the share, so its curvature there is ratio^2 of what it is."""
     table = make_table(family, 6400, 4)
     table.A[np.repeat([in_share(i, 2) for i in range(200)], 32), 3] *= ratio  # in micro-blocks of 32 rows
-    monkeypatch.setattr(fit_module, "hessian_every", lambda rows, columns: 2)
+    monkeypatch.setattr(start_module, "hessian_every", lambda rows, columns: 2)
     model, limits = Model(FAMILIES[family]), Limits(Tolerance(rel_gap=1e-8), start=start)
     found = fit(table.rows(), table.names, model, SOLVERS["proximal_newton"], limits)
     assert found.status == "optimal"
     assert found.passes <= 25
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("solver", ["proximal_newton", "newton", "proximal_gradient", "lbfgs"])
+def test_rows_that_were_drawn_beforehand_save_a_pass_and_change_no_answer(family: str, solver: str) -> None:
+    source = Synthetic(100_000, 6, family=family)
+    rows, model = local_rows(source, intercept=True), Model(FAMILIES[family])
+    drawn = Drawn((Piece(*source.first(2000, "float64", True)),))
+    seen = look_at_fit(rows, source.names, model, SOLVERS[solver], drawn, fit)
+    limits = Limits(Tolerance(rel_gap=1e-9))
+    found = fit(rows, source.names, model, SOLVERS[solver], limits, seen=seen)
+    usual = fit(rows, source.names, model, SOLVERS[solver], limits)
+    assert found.status == usual.status == "optimal"
+    assert found.start == "fit on 2000 sampled rows"
+    assert found.passes <= usual.passes + 3  # another sample, another way
+    np.testing.assert_allclose(found.coefficients, usual.coefficients, atol=1e-3)
+    told = Problem(rows, model.family, elastic_net(0.0, 0.0, np.zeros(7), None), seen.scan.weight)
+    assert seen.met is not None
+    told.know(seen.met.kernel, seen.met.args, seen.met.sums)
+    again = Problem(rows, model.family, told.penalty, seen.scan.weight)
+    for problem in (told, again):
+        problem.every = hessian_every(100_000, 7) if solver == "proximal_newton" else 1
+    ahead, point = told.at(seen.met.beta, hessian=True), again.at(seen.met.beta, hessian=True)
+    assert (told.passes, again.passes) == (0, 1)
+    np.testing.assert_array_equal(ahead.hessian, point.hessian)
+    np.testing.assert_array_equal(ahead.gradient, point.gradient)
+
+
+def test_rows_drawn_beforehand_that_mislead_cost_passes_and_no_answer() -> None:
+    source = Synthetic(50_000, 4)
+    rows, model = local_rows(source, intercept=True), Model(FAMILIES["binomial"])
+    X, y, *rest = source.first(1000, "float64", True)
+    seen = look_at_fit(rows, source.names, model, SOLVERS["newton"], Drawn((Piece(X, 1 - y, *rest),)), fit)
+    found = fit(rows, source.names, model, SOLVERS["newton"], seen=seen)
+    assert (found.status, found.start) == ("optimal", "null model")
+    one_class = Drawn((Piece(X, np.zeros(1000), *rest),))
+    assert look_at_fit(rows, source.names, model, SOLVERS["newton"], one_class, fit).met is None
