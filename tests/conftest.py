@@ -313,3 +313,18 @@ def slurm(_slurm_daemons: Any) -> Iterator[Any]:
             patch.setenv(name, value)
         yield _slurm_daemons
         _slurm_daemons.cancel_all()
+
+
+@pytest.fixture(scope="module")
+def pbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """PBS's commands over a Slurm of three nodes (hosts/pbs.py), as the environment has them: that Slurm."""
+    from hosts import pbs
+
+    if missing := pbs.missing():
+        pytest.skip(f"{missing[0]} not installed: apt-get install slurm-wlm munge libslurm-perl")
+    with pytest.MonkeyPatch.context() as patch, pbs.running(tmp_path_factory.mktemp("pbs")) as (below, commands):
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "PBS_"))]:
+            patch.delenv(name)
+        patch.setenv("SLURM_CONF", below.environment["SLURM_CONF"])
+        patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        yield below

@@ -24,14 +24,14 @@ PACKAGES = {
     "munge": "munge",
     "shellcheck": "shellcheck",
 }
-FONTS = Path("/usr/share/fonts/truetype/dejavu")
+FILES = {"usr/share/fonts/truetype/dejavu": "fonts-dejavu-core", "usr/lib/*/perl5/*/Slurm.pm": "libslurm-perl"}
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before a package starts a daemon
 
 
 def install_system_packages() -> None:
     """Install what is missing, as root with apt-get; say what is missing elsewhere."""
     missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
-    missing += [] if FONTS.exists() else ["fonts-dejavu-core"]
+    missing += [package for pattern, package in FILES.items() if not any(Path("/").glob(pattern))]
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:

@@ -19,7 +19,7 @@ from clusterglm.errors import UsageError
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 README = LAUNCH.parent / "README.md"
-FILES = {"slurm": "slurm.sbatch"}
+FILES = {"slurm": "slurm.sbatch", "pbs": "pbs.sh"}
 SYSTEMS = sorted(SCRIPTS)
 PIECES = [*"ab1-=/ :;'\"$`\\\n\r\t#!&|<>(){}*?~%é\0", "#SBATCH ", "$(id)", "/x"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -119,7 +119,28 @@ def test_directives_of_slurm() -> None:
         script("slurm", workers="50", workers_per_node="2")
 
 
+def test_directives_of_pbs() -> None:
+    given = {"nodes": "2", "workers_per_node": "4", "memory": "1GiB", "queue": "small", "account": "lab"}
+    text = script("pbs", skip=["-V"], directive=["-m n"], **given)
+    assert directives("pbs", text) == [
+        "-N clusterglm",
+        "-A lab",
+        "-q small",
+        "-l select=2:ncpus=4:mpiprocs=4:mem=4096mb",
+        "-l walltime=02:00:00",
+        "-m n",
+    ]
+    assert "exec pbs_tmrsh " in text
+    torque = script("pbs", dialect="torque", **given)
+    assert "-l nodes=2:ppn=4,pmem=1024mb" in directives("pbs", torque)
+    assert "exec pbsdsh -h " in torque
+    assert "exec ssh -o BatchMode=yes " in script("pbs", starter="ssh")
+    with pytest.raises(UsageError, match="did you mean torque"):
+        script("pbs", dialect="torqe")
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
+@hypothesis.settings(deadline=None)
 @hypothesis.given(value=TEXT, field=st.data())
 def test_no_word_becomes_a_line_or_a_command(system: str, value: str, field: Any) -> None:
     """Whatever an option holds, it is refused, or the script has the lines that it always has but for a word in one."""
@@ -136,9 +157,10 @@ def test_no_word_becomes_a_line_or_a_command(system: str, value: str, field: Any
         if line.startswith("#"):
             assert re.fullmatch(r"[#\w .,:+@/&|()*\[\]=~-]+", line, re.ASCII)
         else:
-            assert not set(value) & set("\"'`$;&|()<>*?#!\\\n\r"), line
+            assert not set(value.strip()) & set("\"'`$;&|()<>*?#!\\\n\r"), line
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(fit=st.lists(TEXT, min_size=1, max_size=4))
 def test_the_words_of_a_fit_reach_it_as_they_are(fit: list[str]) -> None:
     try:

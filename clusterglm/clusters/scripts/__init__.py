@@ -3,6 +3,7 @@
 A file and a template (``*.j2``) a batch system. ``launch/`` holds what each prints with no option given.
 """
 
+from clusterglm.clusters.scripts.pbs import PBS
 from clusterglm.clusters.scripts.slurm import Slurm
 
-SCRIPTS = {script.target: script for script in (Slurm,)}
+SCRIPTS = {script.target: script for script in (Slurm, PBS)}
