@@ -5,14 +5,14 @@
 #PBS -V -j oe
 # One fit in one job: a scheduler and the fit on its first node, and workers on all of its nodes.
 #
-#   qsub -v FIT="SOLVER [options of clusterglm fit]" pbs.sh        the options of qsub win over those above
+#   qsub -v FIT="SOLVER [options of clusterglm fit]" pbs.sh        its options win over those above
 #   clusterglm script pbs --account lab -- admm --rows 8e8 | qsub
 # The job ends with the exit code of the fit. Its folder runs/pbs-JOB stays: the run, and logs under cluster/. A fit
 # that was interrupted has a checkpoint: it goes on where its job is started again, or has --resume FOLDER.
 # Here stands what a shell needs before it finds clusterglm: module load python, or source .../bin/activate.
 set -eu
 cd "$PBS_O_WORKDIR"
-read -ra words <<<"${FIT:-}" && set -- "$@" "${words[@]}" # PBS Pro hands no arguments to a script
+read -ra words <<<"${FIT:-}" && set -- "$@" "${words[@]}" # qsub hands no arguments to a script
 [ $# -gt 0 ] || { echo "usage: qsub -v FIT='SOLVER [options of clusterglm fit]' pbs.sh" >&2; exit 2; }
 # After the lines above, because modules set such variables and a value that is inherited wins.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMEXPR_NUM_THREADS=1 BLIS_NUM_THREADS=1
@@ -55,6 +55,6 @@ done < <(nodes)
 clusterglm fit --scheduler-file "$cluster/scheduler.json" --min-workers "$total" --timeout 10min "$@" &
 fit=$!
 trap 'kill "$fit" || true' TERM # the end is near: the fit writes its checkpoint
-while kill -0 "$fit" && kill -0 "${workers[@]}"; do sleep 1; done 2>/dev/null
+while kill -0 "$fit" && kill -0 "${workers[@]}"; do sleep 1 || true; done 2>/dev/null
 if kill -0 "$fit" 2>/dev/null; then echo "no worker is left: see $cluster/worker-*.log" >&2; exit 4; fi
 wait "$fit"

@@ -19,7 +19,7 @@ from clusterglm.errors import UsageError
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 README = LAUNCH.parent / "README.md"
-FILES = {"slurm": "slurm.sbatch", "pbs": "pbs.sh"}
+FILES = {"slurm": "slurm.sbatch"} | {system: f"{system}.sh" for system in ("pbs", "sge", "lsf", "oar", "moab")}
 SYSTEMS = sorted(SCRIPTS)
 PIECES = [*"ab1-=/ :;'\"$`\\\n\r\t#!&|<>(){}*?~%é\0", "#SBATCH ", "$(id)", "/x"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -79,7 +79,7 @@ def test_options_have_their_places(system: str) -> None:
     assert text.count("--interface ib0") == 2
     assert text.count("--local-directory /scratch/me") == 1
     assert "set -- admm --data 'a b.parquet' \"$@\"" in lines
-    assert any("26:00:00" in line for line in directives(system, text))
+    assert any("26:00" in line for line in directives(system, text))
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -139,6 +139,61 @@ def test_directives_of_pbs() -> None:
         script("pbs", dialect="torqe")
 
 
+ASKED = {
+    "sge": [
+        "-N clusterglm",
+        "-A lab",
+        "-q small",
+        "-pe mpi 8",
+        "-l s_rt=25:59:00,h_rt=26:00:00",
+        "-l mem_free=1024M",
+        "-V -cwd -j y -S /bin/bash -w e",
+    ],
+    "lsf": [
+        "-J clusterglm",
+        "-P lab",
+        "-q small",
+        "-n 8",
+        '-R "span[ptile=4] rusage[mem=4096]"',
+        "-W 26:00",
+        "-o clusterglm-%J.out -wa USR2 -wt 2",
+    ],
+    "oar": [
+        "-n clusterglm",
+        "--project lab",
+        "-q small",
+        "-l nodes=2/core=4,walltime=26:00:00",
+        "-O clusterglm-%jobid%.out -E clusterglm-%jobid%.out",
+        "--checkpoint 60",
+    ],
+    "moab": [
+        "-N clusterglm",
+        "-A lab",
+        "-q small",
+        "-l nodes=2:ppn=4,pmem=1024mb",
+        "-l walltime=26:00:00",
+        "-V -j oe",
+    ],
+}
+
+
+@pytest.mark.parametrize("system", ASKED)
+def test_directives_of_other_systems(system: str) -> None:
+    """As their manuals have them."""
+    given = {"nodes": "2", "workers_per_node": "4", "memory": "1GiB", "queue": "small", "account": "lab"}
+    text = script(system, walltime="26h", **given)
+    assert directives(system, text) == ASKED[system]
+    assert "--memory-limit 921MiB" in text
+
+
+def test_slots_of_grid_engine() -> None:
+    assert "-pe orte 30" in directives("sge", script("sge", workers="30", pe="orte"))
+    assert "-l h_vmem=1024M" in directives("sge", script("sge", memory="1GiB", memory_resource="h_vmem"))
+    assert "-l h_rt=00:01:30" in directives("sge", script("sge", walltime="90s"))  # too short for a notice
+    with pytest.raises(UsageError, match="leave it out"):
+        script("sge", workers="30", nodes="2")
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 @hypothesis.settings(deadline=None)
 @hypothesis.given(value=TEXT, field=st.data())
@@ -155,7 +210,8 @@ def test_no_word_becomes_a_line_or_a_command(system: str, value: str, field: Any
     assert len(text.split("\n")) <= len(usual) + 1
     for line in set(text.split("\n")) - set(usual):
         if line.startswith("#"):
-            assert re.fullmatch(r"[#\w .,:+@/&|()*\[\]=~-]+", line, re.ASCII)
+            assert re.fullmatch(r"[\w .,:+@/&|()*\[\]=~-]+", line.replace('"', "").lstrip("#$"), re.ASCII)
+            assert line.count('"') in (0, 2)  # those of LSF's own
         else:
             assert not set(value.strip()) & set("\"'`$;&|()<>*?#!\\\n\r"), line
 

@@ -52,6 +52,7 @@ class Job:
     target: ClassVar[str]
     template: ClassVar[str]
     mark: ClassVar[str]  # what begins a directive
+    signal: ClassVar[str] = ""  # what is sent to all processes of a job before it is killed
 
     nodes: int | None = option(help=f"Nodes.  [default: {NODES}]", parse=_count("nodes"))
     workers_per_node: int | None = option(
@@ -135,7 +136,7 @@ class Job:
     def clock(self) -> str:
         """The walltime as HH:MM:SS."""
         assert self.walltime is not None
-        return f"{self.walltime // 3600:02d}:{self.walltime // 60 % 60:02d}:{self.walltime % 60:02d}"
+        return clock(self.walltime)
 
     def _first_lines(self) -> list[str]:
         lines = [words.shell("module", "load", *self.modules)] if self.modules else []
@@ -143,6 +144,11 @@ class Job:
         if self.python is not None:
             lines.append(f"export PATH={shlex.quote(str(PurePosixPath(self.python).parent))}:$PATH")
         return lines
+
+
+def clock(seconds: int) -> str:
+    """Return seconds as HH:MM:SS."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _environment() -> list[str]:

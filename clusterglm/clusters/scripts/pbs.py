@@ -31,10 +31,12 @@ class PBS(Job):
     target: ClassVar[str] = "pbs"
     template: ClassVar[str] = "pbs.sh.j2"
     mark: ClassVar[str] = "#PBS"
+    submit: ClassVar[str] = "qsub"
+    usual: ClassVar[str] = "pro"  # of DIALECTS
 
     queue: str | None = option(help="The queue.", parse=words.word)
     dialect: str | None = option(
-        help="pro (select=N:ncpus=K) or torque (nodes=N:ppn=K).  [default: pro]", parse=_one_of(DIALECTS)
+        help="pro (select=N:ncpus=K) or torque (nodes=N:ppn=K).  [default: pro; moab: torque]", parse=_one_of(DIALECTS)
     )
     starter: str | None = option(
         help="What starts workers on other nodes: pbs_tmrsh, pbsdsh or ssh.  [default: the dialect's]",
@@ -48,9 +50,23 @@ class PBS(Job):
         nodes = f"nodes={self.nodes}:ppn={each},pmem={self.mebibytes}mb"
         given = {"-N": self.job_name, "-A": self.account, "-q": self.queue}
         asked = [f"{name} {value}" for name, value in given.items() if value is not None]
-        return [*asked, f"-l {nodes if self.dialect == 'torque' else select}", f"-l walltime={self.clock}", "-V -j oe"]
+        return [*asked, f"-l {nodes if self._spoken == 'torque' else select}", f"-l walltime={self.clock}", "-V -j oe"]
 
     @property
     def remote(self) -> str:
         """The words before a node's name and a command."""
-        return REMOTES[self.starter or DIALECTS[self.dialect or "pro"]]
+        return REMOTES[self.starter or DIALECTS[self._spoken]]
+
+    @property
+    def _spoken(self) -> str:
+        return self.dialect or self.usual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moab(PBS):
+    """A job script for Moab's msub over Torque."""
+
+    target: ClassVar[str] = "moab"
+    mark: ClassVar[str] = "#MSUB"
+    submit: ClassVar[str] = "msub"
+    usual: ClassVar[str] = "torque"
