@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
         """End clusters, and whatever an interrupted command has left of them."""
         if bool(names) + all_ + expired != 1:
             raise UsageError("down", None, "give names, or --all, or --expired")
-        chosen = [checked_name(name, "cluster") for name in names or everything()]
+        troubles: list[ClusterError] = []
+        chosen = [checked_name(name, "cluster") for name in names or everything(troubles)]
         found = []
         for name in chosen:
             try:
@@ -42,6 +43,8 @@ def register(app: typer.Typer) -> None:
         for launcher, record in found:
             if not expired or launcher.state(record) == "gone":
                 _end(launcher, record)
+        if troubles:
+            raise troubles[0]
         if len(found) < len(chosen) and not names:
             raise ClusterError("down", f"{len(found)} of {len(chosen)}", "see the warnings for the others")
 
@@ -60,4 +63,4 @@ def _end(launcher: Launcher, record: Record) -> None:
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted", None, f"not all of {name} removed: run clusterglm down {name}") from error
     how = "found by tag and ended" if record.state == "starting" else "ended"
-    output.note(f"{name}: {ended} processes {how}")
+    output.note(f"{name}: {ended} {launcher.parts} {how}")

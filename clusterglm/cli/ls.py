@@ -17,7 +17,8 @@ def register(app: typer.Typer) -> None:
     def ls(json_: bool = typer.Option(False, "--json", help="Print a list of objects.")) -> None:
         """List your clusters and what has become of them."""
         found = []
-        for name in everything():
+        troubles: list[ClusterError] = []
+        for name in everything(troubles):
             try:
                 launcher, record = lookup(name)
             except ClusterError as error:
@@ -28,6 +29,8 @@ def register(app: typer.Typer) -> None:
             except ClusterError:
                 state = f"on {record.host}"
             found.append(summary(record, state))
+        for trouble in troubles:
+            output.warning(str(trouble))
         if json_:
             output.data_json(found)
         elif found:

@@ -8,6 +8,7 @@ import typer
 
 from clusterglm.cli import output
 from clusterglm.cli.up import summary
+from clusterglm.clusters.launcher import Member, Record
 from clusterglm.clusters.lookup import connect_cluster, lookup
 from clusterglm.units import format_size
 
@@ -24,7 +25,11 @@ def register(app: typer.Typer) -> None:
         ),
     ) -> None:
         """Ask a cluster for its workers and their memory (exit code 4 when it does not answer)."""
-        _, record = lookup(name)
+        launcher, record = lookup(name)
+        members = launcher.members(record) if record.state == "up" else []
+        if members and not record.address:
+            show_waiting(record, launcher.state(record), members, json_)
+            return
         client = connect_cluster(name, what="cluster", allow_version_mismatch=allow_version_mismatch)
         try:
             from clusterglm.clusters import workers as of
@@ -36,7 +41,8 @@ def register(app: typer.Typer) -> None:
         record = dataclasses.replace(record, workers=len(found))
         if json_:
             rows = [dataclasses.asdict(worker) | {"memory_used": used[worker.address]} for worker in found]
-            output.data_json(summary(record) | {"tasks": tasks, "worker": rows})
+            shown = {"tasks": tasks, "worker": rows, "member": [dataclasses.asdict(member) for member in members]}
+            output.data_json(summary(record) | shown)
             return
         for key, value in summary(record).items():
             if key != "options":
@@ -46,3 +52,24 @@ def register(app: typer.Typer) -> None:
             ("WORKER", "ADDRESS", "THREADS", "MEMORY", "OF"),
             [(w.name, w.address, w.threads, format_size(used[w.address]), format_size(w.memory)) for w in found],
         )
+        if members:
+            output.data("")
+            show_members(members)
+
+
+def show_waiting(record: Record, state: str, members: list[Member], json_: bool) -> None:
+    """Print what a cluster waits for whose scheduler has no address yet."""
+    if json_:
+        rows = [dataclasses.asdict(member) for member in members]
+        output.data_json(summary(record, state) | {"tasks": 0, "worker": [], "member": rows})
+        return
+    for key, value in summary(record, state).items():
+        if key != "options" and value != "":
+            output.data(f"{key:10} {value}")
+    output.data("")
+    show_members(members)
+
+
+def show_members(members: list[Member]) -> None:
+    """Print the parts of a cluster as the system that runs them sees them."""
+    output.table(("PART", "STATE", "WHERE", ""), [(m.name, m.state, m.where, m.note) for m in members])

@@ -13,7 +13,7 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import output
-from clusterglm.clusters.launcher import Launcher, Plan, Record, Size, configured
+from clusterglm.clusters.launcher import Launcher, Record, Size, configured
 from clusterglm.clusters.lookup import launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
 from clusterglm.clusters.targets import TARGETS
@@ -21,7 +21,9 @@ from clusterglm.errors import ClusterError, Interrupted, UsageError
 from clusterglm.units import parse_count, parse_duration
 
 _COMMON = {
-    "workers": typer.Option(None, "--workers", metavar="N", help="Worker processes; by default one per core."),
+    "workers": typer.Option(
+        None, "--workers", metavar="N", help="Workers: jobs of a batch system; processes here, by default one per core."
+    ),
     "name": typer.Option(None, "--name", metavar="NAME", help="The cluster's name; by default the target's."),
     "timeout": typer.Option(None, "--timeout", metavar="TIME", help="Give up when the workers take longer than this."),
     "dry_run": typer.Option(False, "--dry-run", help="Print what would be started, and start nothing."),
@@ -36,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
     @targets.callback()
     def up() -> None:
-        """Start a cluster that outlives the shell, and return when its workers answer."""
+        """Start a cluster that outlives the shell."""
 
     for name, launcher in TARGETS.items():
         targets.command(name, help=inspect.getdoc(launcher))(_command(launcher))
@@ -51,19 +53,31 @@ def _command(launcher: type[Any]) -> Callable[..., None]:
         start(launcher, given, **common)
 
     options = dict(_COMMON)
+    kinds: dict[str, Any] = {name: bool if option.default is False else str | None for name, option in options.items()}
     for item in dataclasses.fields(launcher):
-        options[item.name] = typer.Option(
-            None, f"--{item.name.replace('_', '-')}", metavar="VALUE", help=item.metadata["help"]
-        )
-    flags = {name: bool if option.default is False else str | None for name, option in options.items()}
+        options[item.name] = _option(item)
+        kinds[item.name] = _kind(item)
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=flags[name])
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kinds[name])
             for name, option in options.items()
         ]
     )
-    command.__annotations__ = {**flags, "return": None}
+    command.__annotations__ = {**kinds, "return": None}
     return command
+
+
+def _kind(item: dataclasses.Field[Any]) -> Any:
+    if item.metadata.get("flag"):
+        return bool | None
+    return list[str] | None if item.metadata.get("repeated") else str | None
+
+
+def _option(item: dataclasses.Field[Any]) -> Any:
+    name = item.name.replace("_", "-")
+    if item.metadata.get("flag"):
+        return typer.Option(None, f"--{name}/--no-{name}", help=item.metadata["help"])
+    return typer.Option(None, f"--{name}", metavar="VALUE", help=item.metadata["help"])
 
 
 def start(
@@ -83,13 +97,12 @@ def start(
     seconds = parse_duration(timeout) if timeout is not None else None
     count = parse_count(workers, "--workers", of="workers") if workers is not None else None
     launcher: Launcher = configured(target, **options)
-    count = count or config.get("workers") or _cores()
+    count = count or config.get("workers") or _default_workers(target)
     limit = config.get("worker-limit")
     if count > limit and not yes:
         raise UsageError(
             "--workers", workers or count, f"more than the configured limit of {limit}: lower it, or --yes"
         )
-    seconds = seconds or config.get("start-timeout")
     if dry_run:
         plan = launcher.plan(name or target.target, Size(count))
         output.data_json(dataclasses.asdict(plan)) if json_ else output.data(str(plan))
@@ -99,7 +112,8 @@ def start(
         output.data_json(summary(record))
     else:
         for key in ("name", "address", "dashboard", "workers"):
-            output.data(f"{key:10} {getattr(record, key)}")
+            if value := getattr(record, key):  # a cluster that waits in a queue has no address yet
+                output.data(f"{key:10} {value}")
 
 
 def summary(record: Record, state: str | None = None) -> dict[str, Any]:
@@ -108,13 +122,15 @@ def summary(record: Record, state: str | None = None) -> dict[str, Any]:
     return {key: getattr(record, key) for key in keys} | {"state": state or record.state}
 
 
-def _cores() -> int:
+def _default_workers(target: type[Any]) -> int:
+    if target.parts != "processes":
+        raise UsageError("--workers", None, f"missing: say how many {target.parts}")
     from clusterglm.clusters.settings import cores
 
     return cores()
 
 
-def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float) -> Record:
+def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | None) -> Record:
     registry = Registry()
     name = name or _free_name(registry, launcher)
     with registry.holding(name, "up"):
@@ -131,23 +147,23 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float) ->
         )
         registry.create(record)
         try:
-            record = launcher.launch(plan, record, registry.save, seconds)
+            record = launcher.launch(plan, record, registry.save, seconds, output.note)
             registry.save(record)
             return record
         except BaseException as error:
-            removed = _remove(registry, launcher, plan, record)
+            removed = _remove(registry, launcher, name)
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted("interrupted", None, f"removed {removed} processes") from error
+                raise Interrupted("interrupted", None, f"removed {removed} {launcher.parts}") from error
             raise
 
 
-def _remove(registry: Registry, launcher: Launcher, plan: Plan, record: Record) -> int:
+def _remove(registry: Registry, launcher: Launcher, name: str) -> int:
     try:
-        removed = launcher.stop(record)
-        registry.update(record.name, state="down")
+        removed = launcher.stop(registry.load(name))  # with all that was noted on the way
+        registry.update(name, state="down")
         return removed
     except KeyboardInterrupt as error:
-        cure = f"not all of {len(plan.steps)} processes removed: run clusterglm down {record.name}"
+        cure = f"not all of its {launcher.parts} removed: run clusterglm down {name}"
         raise Interrupted("interrupted", None, cure) from error
 
 
@@ -168,5 +184,5 @@ def _make_room(registry: Registry, launcher: Launcher, name: str) -> None:
         registry.update(name, state="down")
         output.note(f"{name}: the cluster of {old.created} has ended: its record is replaced")
     elif (old is None or old.state == "down") and launcher.find(name) is not None:
-        cure = f"its processes still run: another name, or clusterglm down {name}"
+        cure = f"its {launcher.parts} still run: another name, or clusterglm down {name}"
         raise ClusterError("--name", name, cure)

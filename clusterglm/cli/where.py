@@ -104,10 +104,13 @@ class Where:
             from clusterglm.clusters.lookup import connect_cluster, lookup
 
             client = connect_cluster(self.cluster, timeout=self.seconds, allow_version_mismatch=mismatch)
-            launcher, record = lookup(self.cluster)
+            name = self.cluster
 
-            def ask_for(n: int) -> object:
-                return launcher.scale(record, n, config.get("start-timeout"))
+            def ask_for(n: int) -> None:
+                launcher, record = lookup(name)
+                # No more than its user has left it meanwhile; and a queue that does not answer is no end of a fit.
+                with contextlib.suppress(ClusterError):
+                    launcher.scale(record, min(n, record.workers), config.get("start-timeout"))
 
         else:
             from clusterglm.clusters.connect import connect, read_scheduler_file

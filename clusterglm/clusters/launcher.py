@@ -16,7 +16,7 @@ from clusterglm import config
 from clusterglm.errors import unknown
 
 SCHEMA = 1
-State = Literal["starting", "up", "gone", "down"]
+State = Literal["pending", "held", "starting", "up", "gone", "down"]
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,37 @@ class Record:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True)
+class Member:
+    """A job or machine of a cluster, its state, place and what there is to say of it in the system's own words."""
+
+    name: str
+    state: str
+    where: str = ""
+    note: str = ""
+
+
 class Launcher(Protocol):
     """The verbs of a target. All but the first two need no more than a record, which ``find`` can make up again."""
 
     target: ClassVar[str]
+    parts: ClassVar[str]  # what a cluster consists of: processes, jobs, machines
 
     def plan(self, name: str, size: Size) -> Plan:
         """Return what would be started. Pure: nothing is touched."""
 
-    def launch(self, plan: Plan, record: Record, save: Callable[[Record], None], timeout: float) -> Record:
-        """Start the cluster, ``save`` after each step, and return its record once the workers answer."""
+    def launch(
+        self,
+        plan: Plan,
+        record: Record,
+        save: Callable[[Record], None],
+        timeout: float | None,
+        tell: Callable[[str], None],
+    ) -> Record:
+        """Start the cluster, ``save`` after each step, ``tell`` what it waits for, and return its record.
+
+        Without a ``timeout`` (seconds) the target has a limit of its own.
+        """
 
     def find(self, name: str) -> Record | None:
         """Return the record of a cluster from what the system itself says, None where there is none."""
@@ -84,6 +105,9 @@ class Launcher(Protocol):
     def obituary(self, record: Record) -> str:
         """Return what happened to a cluster that is gone, in a few words."""
 
+    def members(self, record: Record) -> list[Member]:
+        """Return what the system itself says of each part, empty where the cluster's scheduler knows them all."""
+
     def scale(self, record: Record, workers: int, timeout: float) -> Record:
         """Bring the cluster to so many workers within ``timeout`` s; those that leave hand over their data first."""
 
@@ -94,9 +118,18 @@ class Launcher(Protocol):
         """End everything that belongs to the cluster and return how many things that were. Safe to repeat."""
 
 
-def option(*, help: str, parse: Callable[[Any, str], Any], setting: str | None = None) -> Any:
-    """Declare a launcher's option: its help text, its parser, and the setting that is its default."""
-    return field(default=None, metadata={"help": help, "parse": parse, "setting": setting})
+def option(*, help: str, parse: Callable[[Any, str], Any], setting: str | None = None, flag: bool = False) -> Any:
+    """Declare a launcher's option: its help text, its parser, the setting that is its default; a flag has no value."""
+    return field(default=None, metadata={"help": help, "parse": parse, "setting": setting, "flag": flag})
+
+
+def repeated(*, help: str, parse: Callable[[Any, str], Any]) -> Any:
+    """Declare an option that may be given several times; ``parse`` reads one of its values."""
+
+    def each(values: Any, what: str) -> tuple[Any, ...]:
+        return tuple(parse(value, what) for value in values)
+
+    return field(default=(), metadata={"help": help, "parse": each, "setting": None, "repeated": True})
 
 
 def configured(launcher: type[Any], **given: Any) -> Any:
@@ -118,5 +151,5 @@ def configured(launcher: type[Any], **given: Any) -> Any:
     }
     for name, item in options.items():
         if name not in values:
-            values[name] = config.get(item.metadata["setting"]) if item.metadata["setting"] else None
+            values[name] = config.get(item.metadata["setting"]) if item.metadata["setting"] else item.default
     return launcher(**values)

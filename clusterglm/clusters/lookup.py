@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Launcher, Record, configured
@@ -13,6 +16,8 @@ from clusterglm.errors import ClusterError, unknown
 
 if TYPE_CHECKING:
     from distributed import Client
+
+T = TypeVar("T")
 
 
 def launcher_of(record: Record) -> Launcher:
@@ -36,28 +41,57 @@ def lookup(name: str, what: str = "cluster") -> tuple[Launcher, Record]:
     registry = Registry()
     record = registry.read(checked_name(name, what))
     if record is None:
-        found = [target().find(name) for target in TARGETS.values()]
-        record = next((made_up for made_up in found if made_up is not None), None)
+        troubles: list[ClusterError] = []
+        record = next(iter(_ask_each(lambda launcher: launcher.find(name), troubles)), None)
+        if record is None and troubles:
+            raise troubles[0]
         if record is None:
             raise not_known(name, everything(), what)
         registry.save(record)
+    elif record.state == "up" and not record.address:  # it waited in a queue when this was written
+        found_now = launcher_of(record).find(name)
+        if found_now is not None and found_now.address:
+            record = dataclasses.replace(record, address=found_now.address, dashboard=found_now.dashboard)
+            registry.save(record)
     if record.user != os.getuid():
         raise ClusterError(what, name, f"belongs to user {record.user}: start one of your own with clusterglm up")
     return launcher_of(record), record
 
 
-def everything() -> list[str]:
-    """Return the names of all clusters that are not down: recorded, or found running without a record."""
-    running = {name for target in TARGETS.values() for name in target().names()}
-    return sorted(running | set(Registry().open_names()))
+def everything(troubles: list[ClusterError] | None = None) -> list[str]:
+    """Return the names of all clusters that are not down: recorded, or found running without a record.
+
+    ``troubles`` takes the errors of systems that do not answer: of these the records alone are known.
+    """
+    running = _ask_each(lambda launcher: launcher.names(), [] if troubles is None else troubles)
+    return sorted(set().union(*running) | set(Registry().open_names()))
+
+
+def _ask_each(question: Callable[[Launcher], T | None], troubles: list[ClusterError]) -> list[T]:
+    """Return what the systems answer, without those that have none."""
+    answers = []
+    for target in TARGETS.values():
+        try:
+            answer = question(target())
+        except ClusterError as error:
+            troubles.append(error)
+            continue
+        if answer is not None:
+            answers.append(answer)
+    return answers
 
 
 def check_alive(launcher: Launcher, record: Record, what: str = "cluster") -> None:
     """Raise ClusterError for a cluster that has ended, or of which nobody knows the address."""
     cure = f"clusterglm down {record.name}"
-    if launcher.state(record) == "gone":
+    state = launcher.state(record)
+    if state == "gone":
         raise ClusterError(what, record.name, f"{launcher.obituary(record)}: {cure}")
     if not record.address:
+        if state in ("pending", "held", "starting") and (members := launcher.members(record)):
+            first = members[0]
+            why = f" ({first.note})" if first.note else ""
+            raise ClusterError(what, record.name, f"{first.name} is {first.state}{why}: wait, or {cure}")
         found = "has not answered yet: wait for its up, or"
         if record.state == "up":
             found = "runs, but its folder was removed and with it its address:"
@@ -89,4 +123,5 @@ def connect_cluster(
         cure=f"clusterglm down {name}",
         timeout=timeout,
         allow_version_mismatch=allow_version_mismatch,
+        keys=Path(record.details["keys"]) if "keys" in record.details else None,
     )

@@ -18,6 +18,7 @@ ONE_THREAD = dict.fromkeys(
         "MKL_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "NUMEXPR_NUM_THREADS",
+        "BLIS_NUM_THREADS",
         "VECLIB_MAXIMUM_THREADS",
     ),
     "1",

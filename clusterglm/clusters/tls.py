@@ -64,10 +64,15 @@ def security(folder: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(folder / CA), **pairs)
 
 
-def arguments(folder: Path) -> list[str]:
-    """Return the options of ``dask scheduler`` and ``dask worker`` that name the keys."""
-    names = {"--tls-ca-file": CA, "--tls-cert": CERT, "--tls-key": KEY}
-    return [word for option, name in names.items() for word in (option, str(folder / name))]
+def variables(folder: Path) -> dict[str, str]:
+    """Return the environment in which ``dask scheduler`` and ``dask worker`` speak to holders of these keys alone.
+
+    Not their options ``--tls-cert`` and so on, with which a scheduler refuses ``--interface``.
+    """
+    names = {"REQUIRE_ENCRYPTION": "True", "TLS__CA_FILE": str(folder / CA)}
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        names |= {f"TLS__{role}__CERT": str(folder / CERT), f"TLS__{role}__KEY": str(folder / KEY)}
+    return {f"DASK_DISTRIBUTED__COMM__{name}": value for name, value in names.items()}
 
 
 def _pair() -> tuple[bytes, bytes, bytes]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +56,13 @@ def begin(home: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def batch(slurm: Any, home: Path) -> Iterator[Any]:
+    """The tests' Slurm, with clusters' folders beside the state; whatever a test has left in its queue goes down."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(home / "data"))
+        yield slurm
+        subprocess.run([*COMMAND, "down", "--all"], check=True, capture_output=True)
+        assert not slurm.jobs()

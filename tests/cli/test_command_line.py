@@ -18,7 +18,12 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("up slurm", "TARGET (slurm): not known: One of local"),
+        ("up locall", "TARGET (locall): not known: did you mean local? One of local"),
+        ("up slurm", "--workers: missing: say how many jobs"),
+        ("up slurm --workers 1 --partition a;b", "--partition (a;b): letters, digits and"),
+        ("up slurm --workers 1 --account --wrap", "--account (--wrap): letters, digits and"),
+        ("up slurm --workers 1 --walltime 30", "--walltime (30): write 02:00:00"),
+        ("up slurm --workers 1 --folder runs", "--folder (runs): must be an absolute path"),
         ("upp", "command (upp): not known: did you mean up?"),
         ("up local --wrokers 2", "option (--wrokers): not known: did you mean --workers?"),
         ("up local --workers 0", "--workers (0): must be at least 1"),

@@ -5,5 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from clusterglm.clusters.targets.local import Local
+from clusterglm.clusters.targets.slurm import Slurm
 
-TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in (Local,)}
+TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in (Local, Slurm)}

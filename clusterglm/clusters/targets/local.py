@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from clusterglm import config
 from clusterglm.clusters import registry, settings
 from clusterglm.clusters.connect import connect, read_scheduler_file
-from clusterglm.clusters.launcher import Plan, Record, Size, State, option
+from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option
 from clusterglm.errors import ClusterError
 from clusterglm.units import parse_count, parse_duration, parse_memory
 
@@ -46,6 +47,7 @@ class Local:
     """Processes on this machine, on loopback."""
 
     target: ClassVar[str] = "local"
+    parts: ClassVar[str] = "processes"
 
     threads_per_worker: int = option(
         help="Compute threads of one worker process.", parse=_threads, setting="threads-per-worker"
@@ -66,7 +68,14 @@ class Local:
         steps |= {f"{_WORKER}{index}": launcher._worker(name, index) for index in range(size.workers)}
         return Plan(name, self.target, size, steps, options=dataclasses.asdict(launcher))
 
-    def launch(self, plan: Plan, record: Record, save: Callable[[Record], None], timeout: float) -> Record:
+    def launch(
+        self,
+        plan: Plan,
+        record: Record,
+        save: Callable[[Record], None],
+        timeout: float | None,
+        tell: Callable[[str], None],  # noqa: ARG002  it takes seconds
+    ) -> Record:
         """Start the processes and wait until the workers answer.
 
         Raises
@@ -74,6 +83,7 @@ class Local:
         ClusterError
             A process died (with the last line of its log), or the workers did not answer within ``timeout`` seconds.
         """
+        timeout = timeout or config.get("start-timeout")
         until = time.monotonic() + timeout
         settings.check_open_files(plan.size.workers, each=4)
         folder = _fresh(registry.run_folder(plan.name))
@@ -153,6 +163,10 @@ class Local:
             if psutil.Process(known["pid"]).create_time() != known["started"]:
                 return f"pid {known['pid']} is another process (start times differ)"
         return f"scheduler {record.address} is gone"
+
+    def members(self, record: Record) -> list[Member]:  # noqa: ARG002
+        """Return nothing: the scheduler knows all of its workers."""
+        return []
 
     def scale(self, record: Record, workers: int, timeout: float) -> Record:
         """Start workers, or retire those with the highest numbers: what they hold moves to the others first."""

@@ -1,0 +1,54 @@
+"""``python -m clusterglm.clusters.batch.reach SECONDS``: what a worker's job does before it starts its worker.
+
+It waits for the scheduler file in its folder, and then for the scheduler's port. Where either is in vain it says so
+and fails, so that tasks which come after their scheduler has ended do not wait for it one after another.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+from clusterglm.clusters.batch.folder import SCHEDULER_FILE
+from clusterglm.clusters.connect import read_scheduler_file
+from clusterglm.errors import ClusterglmError
+
+_PAUSE = 0.5  # many workers look at one shared file system
+_REFUSED_SECONDS, _SILENT_SECONDS = 5.0, 60.0
+
+
+def wait_for_scheduler(path: Path, seconds: float) -> str:
+    """Return "" when the scheduler of this file takes connections, else why it is given up.
+
+    A port that refuses belongs to a scheduler that has ended: its file is written when it listens. A silent one may
+    be a network that is late.
+    """
+    until = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size):
+        if time.monotonic() > until:
+            return f"no {path.name} after {seconds:.0f} s: the scheduler's job has not come"
+        time.sleep(_PAUSE)
+    try:
+        address = read_scheduler_file(path)
+    except ClusterglmError as error:
+        return str(error)
+    host, port = address.split("://")[-1].rsplit(":", 1)
+    since = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return ""
+        except ConnectionRefusedError:
+            limit, why = _REFUSED_SECONDS, "has ended"
+        except OSError as error:
+            limit, why = _SILENT_SECONDS, f"is out of reach from here: {error}"
+        if time.monotonic() - since > limit:
+            return f"the scheduler at {address} {why}"
+        time.sleep(_PAUSE)
+
+
+if __name__ == "__main__":
+    if problem := wait_for_scheduler(Path(SCHEDULER_FILE), float(sys.argv[1])):
+        sys.exit(f"clusterglm: {problem}")

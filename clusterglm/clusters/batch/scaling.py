@@ -1,0 +1,44 @@
+"""From the jobs there are and the number of workers wanted to what has to be done: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from clusterglm.clusters.batch.job import WORKER, Job
+
+
+@dataclass
+class Moves:
+    """``throttles``: tasks that an array may run at once; ``forsaken``: arrays whose waiting tasks go; ``leaving``:
+    tasks that hand over their data and end, the newest first; ``more``: workers for which a new array is needed."""
+
+    throttles: dict[str, int] = field(default_factory=dict)
+    forsaken: list[str] = field(default_factory=list)
+    leaving: list[Job] = field(default_factory=list)
+    more: int = 0
+
+
+def moves(jobs: Sequence[Job], workers: int) -> Moves:
+    """Return how the arrays among ``jobs`` come to run ``workers`` tasks, the oldest kept."""
+    tasks = sorted((job for job in jobs if job.role == WORKER), key=lambda job: (number(job.job), number(job.task)))
+    running = [job for job in tasks if job.state == "running"]
+    kept, found = running[:workers], Moves(leaving=running[workers:][::-1])
+    found.more = workers - len(kept)
+    for array in dict.fromkeys(job.job for job in tasks):
+        waiting = sum(job.job == array and job.state in ("pending", "held") for job in tasks)
+        if not waiting:
+            continue
+        called = min(waiting, found.more)
+        found.more -= called
+        if allowed := called + sum(job.job == array for job in kept):
+            found.throttles[array] = allowed
+        else:
+            found.forsaken.append(array)  # a throttle of nought means none
+    return found
+
+
+def number(text: str) -> int:
+    """Return the number at the head of a job's id, such as ``17.server``."""
+    digits = text[: len(text) - len(text.lstrip("0123456789"))]
+    return int(digits or 0)
