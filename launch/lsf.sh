@@ -42,7 +42,7 @@ done
 
 nodes() { sort "$LSB_DJOB_HOSTFILE" | uniq -c; }
 # Of a worker's memory a tenth is left to the scheduler, the fit and the nannies.
-(umask 077 && export -p >"$cluster/worker.sh") # the environment, which is not handed on everywhere
+(umask 077 && { export -p; trap -p USR2; } >"$cluster/worker.sh") # the environment, which is not handed on everywhere
 echo "exec dask worker --scheduler-file ${cluster@Q}/scheduler.json --no-dashboard --nworkers \$1" \
     "--nthreads 1 --memory-limit 3686MiB --death-timeout 300" >>"$cluster/worker.sh"
 on() { if [ "${1%%.*}" = "${HOSTNAME%%.*}" ]; then exec "${@:2}"; else exec blaunch "$@"; fi; }

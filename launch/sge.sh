@@ -1,9 +1,9 @@
 #!/bin/bash
 #$ -N clusterglm
 #$ -pe mpi 64
-#$ -l s_rt=01:59:00,h_rt=02:00:00
+#$ -l h_rt=02:00:00
 #$ -l mem_free=4096M
-#$ -V -cwd -j y -S /bin/bash -w e
+#$ -V -cwd -j y -S /bin/bash
 # One fit in one job: a scheduler and the fit on its first node, and a worker a slot on all of its nodes.
 #
 #   qsub [options of qsub, which win over those above] sge.sh SOLVER [options of clusterglm fit]
@@ -21,7 +21,6 @@ export DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING=False
 run=$PWD/runs/sge-$JOB_ID cluster=$PWD/runs/sge-$JOB_ID/cluster
 mkdir -p "$cluster"
 rm -rf "$cluster/tls" "$cluster/scheduler.json" # what a job that was started again has left
-trap '' USR1 # before the walltime, to all processes: for this shell alone, below
 keys=$(clusterglm keys "$cluster/tls"); eval "$keys" # of this job alone: nobody else is spoken to
 
 dask scheduler --port 0 --dashboard-address 127.0.0.1:0 \
@@ -53,7 +52,7 @@ done < <(nodes)
 [[ " $* " == *" --resume"* ]] || set -- --out "$run" "$@"
 clusterglm fit --scheduler-file "$cluster/scheduler.json" --min-workers "$total" --timeout 10min "$@" &
 fit=$!
-trap 'kill "$fit" || true' TERM USR1 # the end is near: the fit writes its checkpoint
+trap 'kill "$fit" || true' TERM # the end is near: the fit writes its checkpoint
 while kill -0 "$fit" && kill -0 "${workers[@]}"; do sleep 1 || true; done 2>/dev/null
 if kill -0 "$fit" 2>/dev/null; then echo "no worker is left: see $cluster/worker-*.log" >&2; exit 4; fi
 wait "$fit"

@@ -328,3 +328,14 @@ def pbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("SLURM_CONF", below.environment["SLURM_CONF"])
         patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
         yield below
+
+
+@pytest.fixture(scope="module")
+def sge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Grid Engine over three hosts of their own (hosts/sge.py)."""
+    from hosts import sge
+
+    if missing := sge.missing():
+        pytest.skip(f"{missing[0]} missing: needs root, and gridengine-master, -exec and -client")
+    with sge.running(tmp_path_factory.mktemp("sge")) as engine:
+        yield engine

@@ -23,6 +23,10 @@ PACKAGES = {
     "sbatch": "slurm-wlm",
     "munge": "munge",
     "shellcheck": "shellcheck",
+    "ip": "iproute2",
+    "sge_qmaster": "gridengine-master",
+    "sge_execd": "gridengine-exec",
+    "qconf": "gridengine-client",
 }
 FILES = {"usr/share/fonts/truetype/dejavu": "fonts-dejavu-core", "usr/lib/*/perl5/*/Slurm.pm": "libslurm-perl"}
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before a package starts a daemon

@@ -145,9 +145,9 @@ ASKED = {
         "-A lab",
         "-q small",
         "-pe mpi 8",
-        "-l s_rt=25:59:00,h_rt=26:00:00",
+        "-l h_rt=26:00:00",
         "-l mem_free=1024M",
-        "-V -cwd -j y -S /bin/bash -w e",
+        "-V -cwd -j y -S /bin/bash",
     ],
     "lsf": [
         "-J clusterglm",
@@ -189,7 +189,6 @@ def test_directives_of_other_systems(system: str) -> None:
 def test_slots_of_grid_engine() -> None:
     assert "-pe orte 30" in directives("sge", script("sge", workers="30", pe="orte"))
     assert "-l h_vmem=1024M" in directives("sge", script("sge", memory="1GiB", memory_resource="h_vmem"))
-    assert "-l h_rt=00:01:30" in directives("sge", script("sge", walltime="90s"))  # too short for a notice
     with pytest.raises(UsageError, match="leave it out"):
         script("sge", workers="30", nodes="2")
 

@@ -136,7 +136,7 @@ class Job:
     def clock(self) -> str:
         """The walltime as HH:MM:SS."""
         assert self.walltime is not None
-        return clock(self.walltime)
+        return f"{self.walltime // 3600:02d}:{self.walltime // 60 % 60:02d}:{self.walltime % 60:02d}"
 
     def _first_lines(self) -> list[str]:
         lines = [words.shell("module", "load", *self.modules)] if self.modules else []
@@ -144,11 +144,6 @@ class Job:
         if self.python is not None:
             lines.append(f"export PATH={shlex.quote(str(PurePosixPath(self.python).parent))}:$PATH")
         return lines
-
-
-def clock(seconds: int) -> str:
-    """Return seconds as HH:MM:SS."""
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _environment() -> list[str]:

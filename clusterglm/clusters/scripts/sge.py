@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 
 from clusterglm.clusters import words
 from clusterglm.clusters.launcher import option
-from clusterglm.clusters.scripts.job import Job, clock
+from clusterglm.clusters.scripts.job import Job
 from clusterglm.errors import UsageError
 from clusterglm.units import parse_count
-
-_NOTICE = 60  # seconds between the soft limit, which sends SIGUSR1, and the hard one
 
 
 def _slots(value: Any, what: str) -> int:
@@ -25,7 +23,6 @@ class SGE(Job):
     target: ClassVar[str] = "sge"
     template: ClassVar[str] = "sge.sh.j2"
     mark: ClassVar[str] = "#$"
-    signal: ClassVar[str] = "USR1"
     remote: ClassVar[str] = "qrsh -inherit -nostdin"
 
     workers: int | None = option(help="Workers in all; else nodes times workers per node.", parse=_slots)
@@ -44,14 +41,15 @@ class SGE(Job):
         return super().defaults() | {"pe": "mpi", "memory_resource": "mem_free"}
 
     def directives(self) -> list[str]:
-        assert self.nodes is not None and self.workers_per_node is not None and self.walltime is not None  # noqa: PT018
+        assert self.nodes is not None and self.workers_per_node is not None  # noqa: PT018
         slots = self.workers or self.nodes * self.workers_per_node
-        soft = f"s_rt={clock(self.walltime - _NOTICE)}," if self.walltime > 2 * _NOTICE else ""
         given = {"-N": self.job_name, "-A": self.account, "-P": self.project, "-q": self.queue}
         return [
             *(f"{name} {value}" for name, value in given.items() if value is not None),
             f"-pe {self.pe} {slots}",
-            f"-l {soft}h_rt={self.clock}",
+            # Without s_rt: where a job has several hosts, Grid Engine kills it at its soft limit.
+            f"-l h_rt={self.clock}",
             f"-l {self.memory_resource}={self.mebibytes}M",
-            "-V -cwd -j y -S /bin/bash -w e",
+            # Without -w e, which refuses every wish for a resource that hosts report and nobody counts.
+            "-V -cwd -j y -S /bin/bash",
         ]
