@@ -46,6 +46,7 @@ def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("XDG_DATA_HOME", str(folder / "data"))
         patch.setenv("DASK_CONFIG", str(folder / "dask"))
         for name in list(os.environ):
             if name.startswith("DASK_CLUSTERGLM__"):
@@ -206,7 +207,7 @@ import os, time
 from pathlib import Path
 from clusterglm.glm.solvers import SOLVERS
 
-FOLDER, HOLD = Path(os.environ["STEPS"]), int(os.environ["HOLD"])
+FOLDER, HOLD = Path(os.environ["STEPS"]), os.environ["HOLD"].split(",")
 
 def telling(name):
     def solve(problem, start, stop, trace):
@@ -214,7 +215,8 @@ def telling(name):
         def on_iteration(row):
             tell(row)
             (FOLDER / f"step-{row.iteration}").touch()
-            while row.iteration == HOLD and not (FOLDER / "go").exists():
+            on = FOLDER / "go", FOLDER / f"go-{row.iteration}"
+            while str(row.iteration) in HOLD and not any(path.exists() for path in on):
                 time.sleep(0.002)
         trace._on_iteration = on_iteration
         return SOLVERS[name].solve(problem, start, stop, trace)
@@ -227,7 +229,7 @@ admm, newton, gradient_descent, proximal_gradient = map(
 
 
 class Steps:
-    """A file of solvers that a test can follow from iteration to iteration, and hold at one of them."""
+    """A file of solvers that a test can follow from iteration to iteration, and hold at some of them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -235,8 +237,8 @@ class Steps:
         self.file = folder / "steps.py"
         self.file.write_text(STEPS)
 
-    def env(self, hold: int = -1) -> dict[str, str]:
-        return {"STEPS": str(self.folder), "HOLD": str(hold)}
+    def env(self, *holds: int, hold: int = -1) -> dict[str, str]:
+        return {"STEPS": str(self.folder), "HOLD": ",".join(map(str, holds or (hold,)))}
 
     def solver(self, name: str) -> str:
         return f"{self.file}:{name}"
@@ -244,8 +246,9 @@ class Steps:
     def reached(self, step: int) -> bool:
         return (self.folder / f"step-{step}").exists()
 
-    def go(self) -> None:
-        (self.folder / "go").touch()
+    def go(self, step: int | None = None) -> None:
+        """Let it go on: from this step, or from all."""
+        (self.folder / ("go" if step is None else f"go-{step}")).touch()
 
 
 @pytest.fixture

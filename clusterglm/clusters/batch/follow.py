@@ -15,6 +15,7 @@ from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Member, Record
 from clusterglm.errors import ClusterError
 
+_LOOK_SECONDS = 2.5  # Slurm looks at its queue every other second
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds between two questions to the system
 
 
@@ -58,7 +59,7 @@ def _in_parentheses(member: Member) -> str:
 
 def check(jobs: Sequence[Job], queue: Queue, record: Record, folder: Folder) -> None:
     """Raise ClusterError for a cluster that can never be usable: held or ended, in the system's own words."""
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: job.role):  # the scheduler first
         if job.state == "held":
             raise ClusterError(record.target, f"job {job.id}, {job.role}", f"held: {job.reason}")
     if not any(job.role == SCHEDULER for job in jobs):
@@ -73,6 +74,21 @@ def epitaph(queue: Queue, job: str, folder: Folder, role: str) -> str:
     logs = [name for name, _ in folder.logs() if name == f"{role}-{job}" or name.startswith(f"{role}-{job}_")]
     said = folder.last_words(logs[-1]) if logs else ""
     return "ended: " + ": ".join(filter(None, (queue.epitaph(job) if job else "", said or "without a word")))
+
+
+def first_look(
+    queue: Queue, jobs_of: Callable[[], list[Job]], record: Record, folder: Folder, tell: Callable[[str], None]
+) -> None:
+    """Tell what has become of jobs just submitted, once the system has looked at them; raise as :func:`check` does."""
+    until = time.monotonic() + _LOOK_SECONDS
+    while True:
+        jobs = jobs_of()
+        check(jobs, queue, record, folder)
+        seen = all(job.reason or job.state != "pending" for job in jobs)
+        if seen or time.monotonic() > until:
+            tell(summary(jobs, record.workers))
+            return
+        time.sleep(_FIRST_PAUSE)
 
 
 def until_usable(

@@ -42,6 +42,7 @@ class Job:
 
     ``job`` is the number of the whole, ``id`` what the system's cancel command calls this one. ``reason`` says why it
     waits, ``starts`` when it is expected to start, ``left`` how long it may still run, all in the system's own words.
+    One that is ``delayed`` waits for a time: systems let minutes pass before they start again what they have requeued.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Job:
     reason: str = ""
     starts: str = ""
     left: str = ""
+    delayed: bool = False
 
     @property
     def role(self) -> Role:

@@ -15,6 +15,7 @@ from clusterglm.clusters.batch.folder import SCHEDULER_FILE
 from clusterglm.clusters.connect import read_scheduler_file
 from clusterglm.errors import ClusterglmError
 
+_REACHED = "reached"  # left in the folder for those that come later
 _PAUSE = 0.5  # many workers look at one shared file system
 _REFUSED_SECONDS, _SILENT_SECONDS = 5.0, 60.0
 
@@ -26,7 +27,10 @@ def wait_for_scheduler(path: Path, seconds: float) -> str:
     be a network that is late.
     """
     until = time.monotonic() + seconds
+    reached = path.with_name(_REACHED)
     while not (path.exists() and path.stat().st_size):
+        if reached.exists():  # a scheduler that is told to end takes its file with it
+            return "the scheduler has ended"
         if time.monotonic() > until:
             return f"no {path.name} after {seconds:.0f} s: the scheduler's job has not come"
         time.sleep(_PAUSE)
@@ -39,6 +43,7 @@ def wait_for_scheduler(path: Path, seconds: float) -> str:
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            reached.touch()
             return ""
         except ConnectionRefusedError:
             limit, why = _REFUSED_SECONDS, "has ended"

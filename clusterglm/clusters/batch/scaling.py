@@ -26,10 +26,10 @@ def moves(jobs: Sequence[Job], workers: int) -> Moves:
     kept, found = running[:workers], Moves(leaving=running[workers:][::-1])
     found.more = workers - len(kept)
     for array in dict.fromkeys(job.job for job in tasks):
-        waiting = sum(job.job == array and job.state in ("pending", "held") for job in tasks)
+        waiting = [job for job in tasks if job.job == array and job.state in ("pending", "held")]
         if not waiting:
             continue
-        called = min(waiting, found.more)
+        called = min(sum(not job.delayed for job in waiting), found.more)  # nobody waits for those
         found.more -= called
         if allowed := called + sum(job.job == array for job in kept):
             found.throttles[array] = allowed

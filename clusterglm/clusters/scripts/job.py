@@ -10,12 +10,12 @@ import math
 import shlex
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from clusterglm.clusters import settings, words
-from clusterglm.clusters.launcher import option
+from clusterglm.clusters.launcher import option, repeated
 from clusterglm.errors import UsageError
 from clusterglm.units import parse_count, parse_duration, parse_memory
 
@@ -26,15 +26,6 @@ _SCHEDULER = "distributed.scheduler."
 
 def _count(of: str) -> Callable[[Any, str], int]:
     return lambda value, what: parse_count(value, what, of=of, most=100_000)
-
-
-def repeated(*, help: str, parse: Callable[[Any, str], Any]) -> Any:
-    """Declare an option that may be given several times; ``parse`` reads one of its values."""
-
-    def each(values: Any, what: str) -> tuple[Any, ...]:
-        return tuple(parse(value, what) for value in values)
-
-    return field(default=(), metadata={"help": help, "parse": each, "setting": None, "repeated": True})
 
 
 @dataclass(frozen=True, kw_only=True)

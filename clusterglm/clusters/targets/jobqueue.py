@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import shlex
 import socket
 import sys
@@ -59,13 +60,15 @@ def seconds_of(value: Any, what: str = "--walltime") -> int:
     UsageError
         Not a time, or a number without a unit.
     """
-    text = str(value).strip()
     if isinstance(value, int):
         return value
-    days, dash, rest = text.partition("-")
-    if text.isdigit() or (dash and not days.isdigit()):
+    text = str(value).strip()
+    if match := re.fullmatch(r"(\d{1,3})-(\d\d?)(?::(\d\d))?(?::(\d\d))?", text):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if text.isdigit():
         raise UsageError(what, text, "write 02:00:00, 1-12:00:00 or 90min")
-    return (int(days) * 86400 if dash else 0) + parse_duration(rest if dash else text, what)
+    return parse_duration(text, what)
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,15 @@ class JobQueue:
         record = dataclasses.replace(record, state="up", details=record.details | {WORKER: [array]})
         save(record)
         tell(f"job {scheduler} is the scheduler, job {array} the workers, {folder.path} their folder")
+
+        def jobs_of() -> list[Job]:
+            return self._jobs(record)
+
         if not self.wait:
-            jobs = self._jobs(record)
-            follow.check(jobs, self.queue, record, folder)
-            tell(follow.summary(jobs, record.workers))
+            follow.first_look(self.queue, jobs_of, record, folder, tell)
             return record
-        found = follow.until_usable(
-            self.queue, lambda: self._jobs(record), record, folder, plan.size.workers * processes, timeout, tell
-        )
+        workers = plan.size.workers * processes
+        found = follow.until_usable(self.queue, jobs_of, record, folder, workers, timeout, tell)
         return dataclasses.replace(record, **found)
 
     def find(self, name: str) -> Record | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -27,11 +28,11 @@ _ALIVE = (
     "STAGE_OUT,STOPPED"
 )
 # Reasons for which a job waits for ever unless somebody does something.
-_HELD = {
-    *("JobHeldUser", "JobHeldAdmin", "DependencyNeverSatisfied", "PartitionTimeLimit", "PartitionNodeLimit"),
-    *("PartitionInactive", "PartitionDown", "BadConstraints", "InvalidAccount", "InvalidQOS", "AccountNotAllowed"),
-    *("QOSNotAllowed", "launch failed requeued held", "JobHoldMaxRequeue"),
-}
+_HELD = re.compile(
+    "JobHeld(User|Admin)|JobHoldMaxRequeue|launch failed requeued held|DependencyNeverSatisfied|BadConstraints"
+    "|Partition(Time|Node)Limit|Invalid(Account|QOS)|AccountNotAllowed|QOSNotAllowed|(Assoc|QOS)Max.*PerJob(Limit)?"
+)
+_UNSEEN = {"None", "PartitionConfig"}  # as long as Slurm has not looked at a job
 # What a site or user has set for all jobs. Every other variable of the commands is for somebody else's.
 _DEFAULTS = {
     *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION"),
@@ -77,8 +78,11 @@ class SlurmQueue:
             number, job, task, state, node, reason, left, starts, _ = fields
             known = {"job": job, "task": "" if task == "N/A" else task, "node": node, "left": left}
             starts = "" if starts == "N/A" else starts
-            reason = "" if reason == "None" else reason
-            found.append(Job(id=number, state=_state(state, reason), tag=tag, reason=reason, starts=starts, **known))
+            reason = "" if reason in _UNSEEN else reason
+            # Of a task that it has requeued Slurm knows when it may start, and may name another reason for its wait.
+            delayed = reason == "BeginTime" or bool(starts and reason in ("", "JobArrayTaskLimit"))
+            known |= {"reason": reason, "starts": starts}
+            found.append(Job(id=number, state=_state(state, reason), tag=tag, delayed=delayed, **known))
         return found
 
     def cancel(self, jobs: Sequence[str], waiting_only: bool = False) -> None:
@@ -153,7 +157,7 @@ class Slurm(JobQueue):
 
 def _state(state: str, reason: str) -> Literal["pending", "held", "running", "ending"]:
     if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
-        return "held" if reason in _HELD or state in ("REQUEUE_HOLD", "SPECIAL_EXIT") else "pending"
+        return "held" if _HELD.fullmatch(reason) or state in ("REQUEUE_HOLD", "SPECIAL_EXIT") else "pending"
     return "ending" if state in ("COMPLETING", "STAGE_OUT", "SIGNALING") else "running"
 
 
