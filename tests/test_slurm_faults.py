@@ -25,7 +25,7 @@ from clusterglm.data.synthetic import Synthetic
 pytestmark = pytest.mark.slow
 UP = ("up", "slurm", "--memory", "1GB", "--scheduler-memory", "1GB", "--interface", "lo")
 ROWS, COLUMNS = 100_000, 6
-LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5)
+LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5, "--start", "null")
 
 
 def folders() -> list[Path]:
@@ -38,7 +38,7 @@ def undisturbed() -> dict[str, Any]:
     rows = local_rows(Synthetic(ROWS, COLUMNS))
     lamduhs = {"gradient_descent": None, "admm": 1.0}
     return {
-        solver: package.fit(data=rows, solver=solver, family="binomial", lamduh=lamduh, tol=1e-5)
+        solver: package.fit(data=rows, solver=solver, family="binomial", lamduh=lamduh, tol=1e-5, start="null")
         for solver, lamduh in lamduhs.items()
     }
 

@@ -58,7 +58,7 @@ class Slurm:
 
     def stop(self) -> None:
         """Cancel all jobs, and end the daemons, the controller last."""
-        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
+        with contextlib.suppress(subprocess.SubprocessError, OSError, AssertionError):
             self.cancel_all()
         for daemon in reversed(self.daemons):
             daemon.terminate()
