@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 
-from clusterglm.cli import fit, output
+from clusterglm.cli import fit, options, output
 from clusterglm.clusters.launcher import configured
 from clusterglm.clusters.scripts import SCRIPTS
 from clusterglm.errors import UsageError
@@ -39,21 +38,10 @@ def _command(job: type[Any]) -> Callable[..., None]:
         check_fit(line)
         output.data(configured(job, **given).script(line).removesuffix("\n"))
 
-    parameters: dict[str, tuple[Any, Any]] = {
-        _FIT: (list[str] | None, typer.Argument(None, metavar="[-- SOLVER ...]", help="The fit, if it is known."))
-    }
-    for item in dataclasses.fields(job):
-        kind = list[str] | None if item.metadata.get("repeated") else str | None
-        name = f"--{item.name.replace('_', '-')}"
-        parameters[item.name] = (kind, typer.Option(None, name, metavar="VALUE", help=item.metadata["help"]))
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-            for name, (kind, default) in parameters.items()
-        ]
+    line = options.Parameter(
+        list[str] | None, typer.Argument(None, metavar="[-- SOLVER ...]", help="The fit, if it is known.")
     )
-    command.__annotations__ = {name: kind for name, (kind, _) in parameters.items()} | {"return": None}
-    return command
+    return options.give(command, {_FIT: line} | options.of_fields(job))
 
 
 def check_fit(line: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from clusterglm import config
-from clusterglm.cli import output
+from clusterglm.cli import options, output
 from clusterglm.clusters.launcher import Launcher, Record, Size, configured
 from clusterglm.clusters.lookup import launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
@@ -49,35 +49,13 @@ def _command(launcher: type[Any]) -> Callable[..., None]:
     """Return the command of a target: its signature is the common options and the launcher's fields."""
 
     def command(**given: Any) -> None:
-        common = {name: given.pop(name) for name in _COMMON}
-        start(launcher, given, **common)
+        start(launcher, given, **{name: given.pop(name) for name in _COMMON})
 
-    options = dict(_COMMON)
-    kinds: dict[str, Any] = {name: bool if option.default is False else str | None for name, option in options.items()}
-    for item in dataclasses.fields(launcher):
-        options[item.name] = _option(item)
-        kinds[item.name] = _kind(item)
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kinds[name])
-            for name, option in options.items()
-        ]
-    )
-    command.__annotations__ = {**kinds, "return": None}
-    return command
-
-
-def _kind(item: dataclasses.Field[Any]) -> Any:
-    if item.metadata.get("flag"):
-        return bool | None
-    return list[str] | None if item.metadata.get("repeated") else str | None
-
-
-def _option(item: dataclasses.Field[Any]) -> Any:
-    name = item.name.replace("_", "-")
-    if item.metadata.get("flag"):
-        return typer.Option(None, f"--{name}/--no-{name}", help=item.metadata["help"])
-    return typer.Option(None, f"--{name}", metavar="VALUE", help=item.metadata["help"])
+    common = {
+        name: options.Parameter(bool if option.default is False else str | None, option)
+        for name, option in _COMMON.items()
+    }
+    return options.give(command, common | options.of_fields(launcher))
 
 
 def start(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from clusterglm.errors import UsageError
@@ -67,7 +68,7 @@ def path(value: object, what: str) -> str:
     return str(PurePosixPath("/", text.lstrip("/")))
 
 
-def modules(value: object, what: str = "--modules") -> tuple[str, ...]:
+def modules(value: str | Iterable[str], what: str = "--modules") -> tuple[str, ...]:
     """Return the names of environment modules, separated by blanks or commas: ``gcc/13 python/3.12``.
 
     Raises
@@ -75,7 +76,7 @@ def modules(value: object, what: str = "--modules") -> tuple[str, ...]:
     UsageError
         None is there, or one is not a name of a module.
     """
-    names = str(value).replace(",", " ").split()
+    names = (value if isinstance(value, str) else " ".join(map(str, value))).replace(",", " ").split()
     for name in names or [""]:
         if not _MODULE.fullmatch(name):
             raise UsageError(what, name, "not a module's name: write gcc/13 python/3.12")
@@ -118,3 +119,8 @@ def directive(value: object, what: str = "--directive") -> str:
 def shell(*arguments: object) -> str:
     """Return a line of shell that runs exactly these words."""
     return shlex.join(str(argument) for argument in arguments)
+
+
+def first_lines(modules: Sequence[str] | None, prologue: Iterable[str]) -> list[str]:
+    """Return the lines that make a job's environment: its modules, then the user's own."""
+    return [*([shell("module", "load", *modules)] if modules else []), *prologue]

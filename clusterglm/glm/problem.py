@@ -208,7 +208,8 @@ class Problem:
         return replace(self.point(beta, losses.sum(), *(s.sum(axis=0) for s in sums)), parts=parts)
 
     def _at_share(self, beta: Array) -> Point:
-        total, gradient, H, weight = self.sum(kernels.hessian_of_share, self.family, beta, self.every)
+        kernel, args = kernels.hessian_at(self.family, beta, self.every)
+        total, gradient, H, weight = self.sum(kernel, *args)
         share = float(weight) / self.weight
         H = H / share if share > 0 else np.full_like(H, np.nan)
         return replace(self.point(beta, total, gradient, H), share=share)

@@ -24,7 +24,7 @@ NODES, WORKERS_PER_NODE, MEMORY, WALLTIME = 8, 8, 4 * 2**30, 2 * 3600
 _SCHEDULER = "distributed.scheduler."
 
 
-def _count(of: str) -> Callable[[Any, str], int]:
+def count(of: str) -> Callable[[Any, str], int]:
     return lambda value, what: parse_count(value, what, of=of, most=100_000)
 
 
@@ -45,9 +45,9 @@ class Job:
     mark: ClassVar[str]  # what begins a directive
     signal: ClassVar[str] = ""  # what is sent to all processes of a job before it is killed
 
-    nodes: int | None = option(help=f"Nodes.  [default: {NODES}]", parse=_count("nodes"))
+    nodes: int | None = option(help=f"Nodes.  [default: {NODES}]", parse=count("nodes"))
     workers_per_node: int | None = option(
-        help=f"Worker processes of each, a core each.  [default: {WORKERS_PER_NODE}]", parse=_count("workers")
+        help=f"Worker processes of each, a core each.  [default: {WORKERS_PER_NODE}]", parse=count("workers")
     )
     memory: int | None = option(help="Memory of one worker.  [default: 4GiB]", parse=parse_memory)
     walltime: int | None = option(help="Limit of the whole job.  [default: 02:00:00]", parse=parse_duration)
@@ -130,8 +130,7 @@ class Job:
         return f"{self.walltime // 3600:02d}:{self.walltime // 60 % 60:02d}:{self.walltime % 60:02d}"
 
     def _first_lines(self) -> list[str]:
-        lines = [words.shell("module", "load", *self.modules)] if self.modules else []
-        lines += self.prologue
+        lines = words.first_lines(self.modules, self.prologue)
         if self.python is not None:
             lines.append(f"export PATH={shlex.quote(str(PurePosixPath(self.python).parent))}:$PATH")
         return lines

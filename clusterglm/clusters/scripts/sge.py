@@ -7,13 +7,8 @@ from typing import Any, ClassVar
 
 from clusterglm.clusters import words
 from clusterglm.clusters.launcher import option
-from clusterglm.clusters.scripts.job import Job
+from clusterglm.clusters.scripts.job import Job, count
 from clusterglm.errors import UsageError
-from clusterglm.units import parse_count
-
-
-def _slots(value: Any, what: str) -> int:
-    return parse_count(value, what, of="workers", most=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +20,7 @@ class SGE(Job):
     mark: ClassVar[str] = "#$"
     remote: ClassVar[str] = "qrsh -inherit -nostdin"
 
-    workers: int | None = option(help="Workers in all; else nodes times workers per node.", parse=_slots)
+    workers: int | None = option(help="Workers in all; else nodes times workers per node.", parse=count("workers"))
     pe: str | None = option(help="The parallel environment, see qconf -spl.  [default: mpi]", parse=words.word)
     queue: str | None = option(help="The queue.", parse=words.word)
     project: str | None = option(help="The project.", parse=words.word)

@@ -7,13 +7,8 @@ from typing import Any
 
 from clusterglm.clusters import words
 from clusterglm.clusters.launcher import option
-from clusterglm.clusters.scripts.job import Job
+from clusterglm.clusters.scripts.job import Job, count
 from clusterglm.errors import UsageError
-from clusterglm.units import parse_count
-
-
-def _workers(value: Any, what: str) -> int:
-    return parse_count(value, what, of="workers", most=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +19,7 @@ class Slurm(Job):
     template = "slurm.sbatch.j2"
     mark = "#SBATCH"
 
-    workers: int | None = option(help="Workers in all, on whatever nodes are free.", parse=_workers)
+    workers: int | None = option(help="Workers in all, on whatever nodes are free.", parse=count("workers"))
     partition: str | None = option(help="The partition.", parse=words.word)
     qos: str | None = option(help="The quality of service.", parse=words.word)
     constraint: str | None = option(help="What the nodes must have, such as avx512.", parse=words.word)

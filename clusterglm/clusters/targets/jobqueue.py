@@ -42,10 +42,6 @@ def _cores(value: Any, what: str) -> int:
     return parse_count(value, what, of="cores")
 
 
-def _modules(value: Any, what: str) -> tuple[str, ...]:
-    return words.modules(value if isinstance(value, str) else " ".join(value), what)
-
-
 def _switch(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise UsageError(what, value, "must be true or false")
@@ -94,7 +90,7 @@ class JobQueue:
         help="The scheduler's network where it is another one, such as eth0.", parse=words.interface
     )
     scratch: str | None = option(help="A folder on the nodes' own disks; by default $TMPDIR.", parse=words.path)
-    modules: tuple[str, ...] | None = option(help="To load first: 'gcc/13 python/3.12'.", parse=_modules)
+    modules: tuple[str, ...] | None = option(help="To load first: 'gcc/13 python/3.12'.", parse=words.modules)
     prologue: tuple[str, ...] = repeated(
         help="A line of shell that each job runs first; may be repeated.", parse=words.prologue
     )
@@ -376,8 +372,7 @@ class JobQueue:
         return self._script(head, tag.folder, lines, of_site)
 
     def _script(self, head: tuple[str, list[str]], folder: Path, lines: list[str], of_site: dict[str, Any]) -> str:
-        prologue = [words.shell("module", "load", *self.modules)] if self.modules else []
-        prologue += self.prologue
+        prologue = words.first_lines(self.modules, self.prologue)
         if not prologue:
             prologue = [str(line) for line in of_site.get("job-script-prologue") or []]
         variables = settings.WORKER_ENVIRONMENT | settings.dask_environment(settings.dask_settings())
