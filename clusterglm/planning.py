@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ _LEAST_SECONDS = 4e-3  # that one kernel is measured for
 _MOST_SECONDS = 0.2  # that making rows to put into memory may take
 _FILE_BYTES = 2**25
 _PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
+_NEAR = 0.13  # p / sqrt(m) of a sample of m rows whose fit is so near the optimum that its bound holds at once
 _TYPICAL_NULL_OBJECTIVE = 0.5  # to which a tolerance in standard errors is compared
 _SAMPLE_PASSES = 8  # that a fit of the sample makes over it
 _ALGEBRA_FLOPS = 60  # times p^3 that the driver does in a pass, for the step and the certificate
@@ -63,13 +65,17 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
     if request.model.family.self_concordance == 0:
         passes = pace.quadratic + (max(round(pace.digit * digits / 4), 0) if pace.quadratic > 2 else 0)
     else:
-        sampled = request.start == "auto" and sample_rows(rows, columns) > 0
-        first = pace.sample if sampled else pace.null
+        drawn = sample_rows(rows, columns) if request.start == "auto" else 0
+        first = pace.sample if drawn else pace.null
+        if drawn and solver.subsampled:
+            # The bound of the first points needs c A delta < 1 (glm/certificate.py), which grows like this; without it
+            # there is no telling how short the way is.
+            first += round(max(math.log2(columns / math.sqrt(drawn) / _NEAR), 0.0))
         passes = first + max(round(pace.digit * digits), -first // 2)
     hessians = 1 + round(pace.renewed * (passes - 1))
     every = first_every(solver, request.model.family, rows, columns)
     ahead = sampled_before(request, solver, rows, columns) > 0
-    return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, pace.points, ahead=ahead)
+    return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, pace.pairs, ahead=ahead)
 
 
 def sampled_before(request: Request, solver: Solver, rows: int, columns: int) -> int:
@@ -117,7 +123,8 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     began = time.perf_counter()
     client.gather(map_where(client, len, [()] * len(seats), [f"{key}-none" for key in keys], seats))
     overhead = time.perf_counter() - began
-    mean: dict[str, Any] = {name: float(np.mean([found[name] for found in probes])) for name in probes[0]}
+    known = set.intersection(*(set(found) for found in probes))
+    mean: dict[str, Any] = {name: float(np.mean([found[name] for found in probes])) for name in sorted(known)}
     sharing = -(-len(seats) // len({found[address]["host"] for address in seats}))
     for name in {"read", "write"} & mean.keys():
         mean[name] *= sharing  # each thread saw its own part of the disk's rate
@@ -158,6 +165,7 @@ def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
                 "make": made / rows,
                 "scan": _per_row(first, scan, family),
                 "gradient": _per_row(first, kernels.gradient, family, beta),
+                "pair": _per_row(first, kernels.gradient, family, np.zeros((stream.columns, 2))),
                 "hessian": _per_row(first, kernels.hessian, family, beta) if stream.columns <= MOST_COLUMNS else 0.0,
             }
             if storage == "memory" and times["make"] * len(stream) < _MOST_SECONDS:
@@ -195,25 +203,32 @@ def _per_row(chunk: Chunk, kernel: Callable[..., Any], *args: Any) -> float:
 
 
 def _disk() -> dict[str, float]:
-    """Return the bytes a second at which this worker's disk writes, reads what is not in memory, and what is."""
+    """Return the bytes a second at which this worker's disk writes, reads what is not in memory, and what is.
+
+    Nothing of a disk that cannot be written: the fit that needs it will say so.
+    """
     folder = scratch()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / f"probe-{os.getpid()}-{time.time_ns():x}"
     data = np.random.default_rng(0).bytes(2**20)
     buffer = memoryview(bytearray(2**20))
     try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with path.open("x+b", buffering=0) as file:
             began = time.perf_counter()
             for _ in range(_FILE_BYTES // len(data)):
-                file.write(data)
+                if file.write(data) < len(data):  # the disk is full
+                    return {}
             os.fsync(file.fileno())
             written = time.perf_counter() - began
             cached = _read(file, buffer)
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             read = _read(file, buffer)
+    except OSError:
+        return {}
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     return {name: _FILE_BYTES / seconds for name, seconds in (("read", read), ("write", written), ("cached", cached))}
 
 

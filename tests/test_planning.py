@@ -55,6 +55,16 @@ def test_speeds_of_this_machine_are_measured(tmp_path: Path) -> None:
         assert 1e-10 < seconds < 1e-3
 
 
+def test_a_disk_that_cannot_be_written_has_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit that needs it says so; a plan is no reason to end one."""
+    monkeypatch.setattr(planning, "scratch", lambda: tmp_path / "rows")
+    assert set(planning._disk()) == {"read", "write", "cached"}
+    assert not list((tmp_path / "rows").iterdir())
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(planning, "scratch", lambda: tmp_path / "file" / "rows")
+    assert planning._disk() == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["memory", "stream", "disk"])
 def test_a_fit_writes_the_forecast_beside_what_happened(tmp_path: Path, storage: str) -> None:

@@ -9,11 +9,11 @@ import typer
 
 from clusterglm.cli import output
 from clusterglm.errors import UsageError, unknown
-from clusterglm.units import format_duration, format_size, parse_count, parse_memory
+from clusterglm.units import format_duration, format_size, parse_count, parse_memory, parse_size
 
 TARGETS = ("local", "ec2")
 _INSTANCE_TYPE = "m4.2xlarge"
-_PRESET = ("target", "workers", "instance-type", "memory", "threads-per-worker")
+_PRESET = ("target", "workers", "instance-type", "memory", "threads-per-worker", "disk")
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +22,13 @@ def register(app: typer.Typer) -> None:
 
 
 class _Cluster(NamedTuple):
-    """``workers`` of ``threads`` and ``memory`` bytes each; ``speed`` of a core, None for this machine's."""
+    """``workers`` of ``threads`` and ``memory`` bytes each, ``disk`` bytes on all local disks together; ``speed`` of a
+    core, None for this machine's."""
 
     workers: int
     threads: int
     memory: int
+    disk: int
     speed: float | None
     words: str
 
@@ -49,6 +51,9 @@ def plan(
     threads_per_worker: str | None = typer.Option(None, metavar="N", help="Threads of each of them."),
     memory: str | None = typer.Option(None, metavar="SIZE", help="Memory of each of them, such as 30GB."),
     instance_type: str | None = typer.Option(None, metavar="T", help=f"On ec2.  [default: {_INSTANCE_TYPE}]"),
+    disk: str | None = typer.Option(
+        None, metavar="SIZE", help="Free on the local disk of each machine.  [default: what is free here; 40GB on ec2]"
+    ),
     preset: str | None = typer.Option(None, metavar="FILE", help="A cluster from a file of launch/."),
     json_: bool = typer.Option(False, "--json", help="Print the plan as JSON."),
 ) -> None:
@@ -62,6 +67,7 @@ def plan(
         "threads-per-worker": threads_per_worker,
         "memory": memory,
         "instance-type": instance_type,
+        "disk": disk,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     cluster = _cluster(_preset(preset) | given if preset is not None else given)
@@ -100,18 +106,22 @@ def _cluster(given: dict[str, Any]) -> _Cluster:
     threads = given.get("threads-per-worker")
     threads = parse_count(threads, "--threads-per-worker", of="threads") if threads is not None else None
     memory = parse_memory(given["memory"]) if "memory" in given else None
+    disk = parse_size(given["disk"], "--disk") if "disk" in given else None
     if target == "local":
         if "instance-type" in given:
             raise UsageError("--instance-type", given["instance-type"], "belongs to ec2: name that target")
         from clusterglm.clusters.embedded import shape
 
         made = shape(count, threads, memory)
-        return _Cluster(made.workers, made.threads, made.memory, None, "this machine")
-    from clusterglm.clusters.machines import machine
+        free = _free_disk() if disk is None else disk  # one disk, whatever the processes
+        return _Cluster(made.workers, made.threads, made.memory, free, None, "this machine")
+    from clusterglm.clusters.machines import DISK, machine
 
     name = given.get("instance-type", _INSTANCE_TYPE)
     has = machine(name)
-    return _Cluster(count or 8, threads or has.cores, memory or has.memory, has.speed, f"{count or 8} x {name}")
+    workers = count or 8
+    room = workers * (DISK if disk is None else disk)
+    return _Cluster(workers, threads or has.cores, memory or has.memory, room, has.speed, f"{workers} x {name}")
 
 
 def _planned(request: Any, cluster: _Cluster) -> tuple[Any, Any, Any]:
@@ -131,7 +141,7 @@ def _planned(request: Any, cluster: _Cluster) -> tuple[Any, Any, Any]:
         workers=cluster.workers,
         threads=cluster.workers * cluster.threads,
         memory=cluster.memory,
-        disk=_free_disk() if cluster.speed is None else 0,
+        disk=cluster.disk,
         chunk_rows=request.rows_per_chunk,
     )
     if cluster.speed is None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from clusterglm.errors import UsageError, unknown
 
 _USABLE = 0.93  # of the memory: the system takes the rest
+DISK = 40 * 10**9  # bytes of the volume that a machine gets unless it is told otherwise
 
 
 class Machine(NamedTuple):
@@ -22,26 +23,29 @@ class Machine(NamedTuple):
     speed: float
 
 
-# family: GiB of memory a core, relative speed of a core
-_FAMILIES = {
-    "m4": (4, 0.45),
-    "m5": (4, 0.55),
-    "m5a": (4, 0.45),
-    "m6i": (4, 0.65),
-    "m6a": (4, 0.65),
-    "m7i": (4, 0.7),
-    "m7a": (4, 1.0),
-    "c5": (2, 0.6),
-    "c6i": (2, 0.65),
-    "c6a": (2, 0.65),
-    "c7i": (2, 0.7),
-    "c7a": (2, 1.0),
-    "r4": (7.625, 0.45),
-    "r5": (8, 0.55),
-    "r6i": (8, 0.65),
-    "r7i": (8, 0.7),
+# family: GiB of memory a core, relative speed of a core, and its sizes in quarters of the cores
+_TO_24 = (2, 4, 8, 12, 16, 24)
+_TO_32 = (*_TO_24, 32)
+_TO_48 = (*_TO_32, 48)
+_INTEL_7 = (*_TO_24, 48)
+_FAMILIES: dict[str, tuple[float, float, tuple[int, ...]]] = {
+    "m4": (4, 0.45, (2, 4, 10, 16)),
+    "m5": (4, 0.55, _TO_24),
+    "m5a": (4, 0.45, _TO_24),
+    "m6i": (4, 0.65, _TO_32),
+    "m6a": (4, 0.65, _TO_48),
+    "m7i": (4, 0.7, _INTEL_7),
+    "m7a": (4, 1.0, _TO_48),
+    "c5": (2, 0.6, (2, 4, 9, 12, 18, 24)),
+    "c6i": (2, 0.65, _TO_32),
+    "c6a": (2, 0.65, _TO_48),
+    "c7i": (2, 0.7, _INTEL_7),
+    "c7a": (2, 1.0, _TO_48),
+    "r4": (7.625, 0.45, (2, 4, 8, 16)),
+    "r5": (8, 0.55, _TO_24),
+    "r6i": (8, 0.65, _TO_32),
+    "r7i": (8, 0.7, _INTEL_7),
 }
-_SIZES = {"large": 2, "xlarge": 4} | {f"{n}xlarge": 4 * n for n in (2, 3, 4, 6, 8, 9, 10, 12, 16, 18, 24, 32, 48)}
 
 
 def machine(instance_type: str) -> Machine:
@@ -59,8 +63,9 @@ def machine(instance_type: str) -> Machine:
     family, size = found.groups()
     if family not in _FAMILIES:
         raise unknown(option, instance_type, [f"{name}.{size}" for name in _FAMILIES])
-    if size not in _SIZES:
-        raise unknown(option, instance_type, [f"{family}.{name}" for name in _SIZES])
-    per_core, speed = _FAMILIES[family]
-    cores = _SIZES[size]
+    per_core, speed, larger = _FAMILIES[family]
+    sizes = {"large": 2, "xlarge": 4} | {f"{n}xlarge": 4 * n for n in larger}
+    if size not in sizes:
+        raise unknown(option, instance_type, [f"{family}.{name}" for name in sizes])
+    cores = sizes[size]
     return Machine(cores, int(_USABLE * per_core * cores * 2**30), speed)

@@ -131,7 +131,10 @@ class OnDisk:
         read = 0
         for _ in range(2):
             try:
-                with _File(self.write().path) as file:
+                path = self.write().path
+                with suppress(OSError):
+                    os.utime(path.parent)  # rows in use are the last to go
+                with _File(path) as file:
                     for window in file.windows(wanted[read:]):
                         yield window
                         read += 1
@@ -147,15 +150,15 @@ class OnDisk:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Remove the rows of other data, the oldest first, as long as there is not enough space."""
+    """Remove the rows of other data, those used longest ago first, as long as there is not enough space."""
     others = [other for other in folder.parent.iterdir() if other != folder]
-    for other in sorted(others, key=_modified):
+    for other in sorted(others, key=_used):
         if shutil.disk_usage(folder).free > 2 * needed:
             return
         shutil.rmtree(other, ignore_errors=True)
 
 
-def _modified(path: Path) -> float:
+def _used(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:  # another thread or fit has just removed it

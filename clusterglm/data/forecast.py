@@ -25,17 +25,18 @@ _WINDOW_BYTES = 2**20
 class Speeds(NamedTuple):
     """What one worker thread takes while all of them work: seconds a row, unless the name says otherwise.
 
-    ``make``: generate or decode it; ``scan``, ``gradient``, ``hessian``: look it over, and the two kernels (the second
-    with the gradient) on rows in cache; ``store`` and ``fetch``: a byte into memory that is new, and from there into
-    cache. ``cached`` is the bytes a second at which a thread reads a file in the page cache, which has room for
-    ``cache`` bytes; ``read`` and ``write`` those of a disk, shared by ``readers`` threads. ``round``: seconds of a pass
-    that are no work on rows. ``process``: bytes of a worker process before it holds a row. ``measured``: on these
-    workers, or typical of a recent core.
+    ``make``: generate or decode it; ``scan``, ``gradient``, ``pair``, ``hessian``: look it over, and the kernels (a
+    gradient at one point, at two, and with the Hessian) on rows in cache; ``store`` and ``fetch``: a byte into memory
+    that is new, and from there into cache. ``cached`` is the bytes a second at which a thread reads a file in the page
+    cache, which has room for ``cache`` bytes; ``read`` and ``write`` those of a disk, shared by ``readers`` threads.
+    ``round``: seconds of a pass that are no work on rows. ``process``: bytes of a worker process before it holds a row.
+    ``measured``: on these workers, or typical of a recent core.
     """
 
     make: float
     scan: float
     gradient: float
+    pair: float
     hessian: float
     store: float
     fetch: float
@@ -56,6 +57,7 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
         make=(10 + (1.8 if generated else 6) * columns) * ns,
         scan=(5 + 1.0 * columns) * ns,
         gradient=(3 + 0.45 * columns) * ns,
+        pair=1.9 * (3 + 0.45 * columns) * ns,
         hessian=(3 + 0.45 * columns + 0.06 * columns**2) * ns,
         store=0.3 * ns,
         fetch=0.1 * ns,
@@ -74,15 +76,15 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
 class Work:
     """The passes that a fit makes after the first look at the rows: so many ``gradients`` alone, so many ``hessians``.
 
-    ``share`` is the share of the rows that the Hessians are of, ``points`` at how many points at once gradients are
-    taken, ``client`` the seconds of what is done by one thread with sums and with a sample. One more Hessian is taken
-    with the first look where that is ``ahead``.
+    ``share`` is the share of the rows that the Hessians are of; gradients may be taken in ``pairs``, at two points at
+    once; ``client`` are the seconds of what is done by one thread with sums and with a sample. One more Hessian is
+    taken with the first look where that is ``ahead``.
     """
 
     gradients: int
     hessians: int
     share: float = 1.0
-    points: float = 1.0
+    pairs: bool = False
     client: float = 0.0
     ahead: bool = False
 
@@ -130,7 +132,7 @@ def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
     seconds = None
     gradient = one_pass(speeds.gradient)
     if work is not None:
-        gradient = one_pass(work.points * speeds.gradient)
+        gradient = one_pass(speeds.pair if work.pairs else speeds.gradient)
         seconds = work.gradients * gradient + work.hessians * one_pass(hessian) + work.client
     return Forecast(
         passes=None if work is None else 1 + work.passes,

@@ -256,8 +256,13 @@ def test_down_removes_what_a_killed_up_left(begin: Begin, cli: Cli, home: Path, 
     assert not (home / "clusterglm" / "clusters" / "killed").exists()
 
 
-def test_down_needs_neither_record_nor_folder(cli: Cli, home: Path) -> None:
-    assert cli("up", "local", "--name", "bare", "--workers", 1, "--memory", "1GB").returncode == 0
+def test_down_needs_neither_record_nor_folder(cli: Cli, home: Path, tmp_path: Path) -> None:
+    """Nor does it leave what the workers wrote elsewhere."""
+    options = ("--name", "bare", "--workers", 1, "--memory", "1GB")
+    assert cli("up", "local", *options, DASK_TEMPORARY_DIRECTORY=str(tmp_path)).returncode == 0
+    [scratch] = tmp_path.iterdir()
+    assert (scratch.name.startswith("clusterglm-bare-"), scratch.stat().st_mode & 0o777) == (True, 0o700)
+    assert list(scratch.rglob("worker-*"))
     shutil.rmtree(home / "clusterglm" / "clusters" / "bare")
     for path in Registry().folder.glob("bare.*"):
         path.unlink()
@@ -271,6 +276,15 @@ def test_down_needs_neither_record_nor_folder(cli: Cli, home: Path) -> None:
     assert cli("up", "local", "--name", "bare", "--workers", 1).returncode == 4
     assert cli("down", "bare").returncode == 0
     assert not family("bare")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scratch_folder_that_cannot_be_written_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = cli("up", "local", "--name", "full", "--workers", 1, "--memory", "1GB", "--scratch", tmp_path / "file")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert re.match(r"error: --scratch \(.*\): not a directory: name a folder that can be written", done.stderr)
+    assert not family("full")
 
 
 def test_workers_that_do_not_come_are_given_up(cli: Cli) -> None:

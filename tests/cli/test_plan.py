@@ -23,6 +23,10 @@ def test_the_published_experiment_on_the_published_cluster(cli: Cli) -> None:
     assert (more["workers"], more["threads"], more["storage"]) == (16, 128, "memory")
     assert 0 < more["seconds_fit"] < 60
     assert more["speeds"]["measured"] is False
+    on_disk = cli("plan", "admm", "--rows", "8e8", "--preset", PRESET, "--storage", "disk", "--json")
+    assert json.loads(on_disk.stdout)["storage"] == "disk"
+    small = cli("plan", "admm", "--rows", "8e8", "--preset", PRESET, "--storage", "disk", "--disk", "8GB")
+    assert (small.returncode, "64.0 GB free on the workers' disks" in small.stderr) == (2, True)
 
 
 def test_on_this_machine_any_number_of_rows_has_a_plan(cli: Cli) -> None:
@@ -47,6 +51,7 @@ def test_on_this_machine_any_number_of_rows_has_a_plan(cli: Cli) -> None:
         ("plan admm --rows 10 --instance-type m4.large", "--instance-type (m4.large): belongs to ec2"),
         ("plan admm ec2 --rows 10 --instance-type m4.2xlrge", "did you mean m4.2xlarge?"),
         ("plan admm ec2 --rows 10 --workers 0", "--workers (0): must be at least 1"),
+        ("plan admm ec2 --rows 10 --disk big", "--disk (big): not a size"),
         (
             "plan admm ec2 --rows 8e8 --workers 4 --storage memory",
             "--storage (memory): 102.4 GB of rows, 127.8 GB of memory on 4 workers: use --storage stream or disk",

@@ -20,6 +20,8 @@ def test_the_published_cluster_had_64_cores_and_240_gb() -> None:
         ("m4.3large", "One of m4.large"),
         ("m4.2xlrge", "did you mean m4.2xlarge"),
         ("zz.large", "One of m4.large"),
+        ("m4.48xlarge", r"One of m4.large, m4.xlarge, m4.2xlarge, m4.4xlarge, m4.10xlarge, m4.16xlarge"),
+        ("m7i.32xlarge", "One of m7i.large"),
     ],
 )
 def test_an_unknown_type_is_refused(name: str, says: str) -> None:

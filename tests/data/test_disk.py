@@ -176,6 +176,18 @@ def test_rows_of_other_data_go_when_the_disk_is_full(scratch: Path, monkeypatch:
     assert sorted(path.name for path in scratch.iterdir()) == ["new", "newest"]
 
 
+def test_rows_in_use_are_the_last_to_go(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = streamed(Synthetic(ROWS, 15, 4))
+    held = {key: OnDisk(stream, key, 0, ROWS).write() for key in ("first", "second")}
+    for age, key in enumerate(("second", "first")):
+        os.utime(scratch / key, (1000 + age, 1000 + age))
+    blocks(held["second"])  # a pass over what was written longest ago
+    free = iter([0, 10**12])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, next(free)))  # type: ignore[attr-defined]
+    OnDisk(stream, "third", 0, ROWS).write()
+    assert sorted(path.name for path in scratch.iterdir()) == ["second", "third"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Iterator[Any]:
         raise OSError(28, "No space left on device")

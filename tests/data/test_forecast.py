@@ -34,8 +34,8 @@ def test_a_pass_is_what_its_rows_are_read_by_and_worked_on() -> None:
     assert a_row == pytest.approx({"memory": 10e-9, "stream": 50e-9, "disk": 100e-9})
     shared = forecast(held["memory"], speeds, Work(0, 1, 0.5))
     assert shared.seconds_per_pass == pytest.approx(8e8 * 20e-9)  # a gradient, and half of the rest of a Hessian
-    slow = forecast(held["memory"], speeds._replace(fetch=1e-10), Work(1, 0, points=2, client=3.0))
-    assert slow.seconds_fit == pytest.approx(8e8 * (2 * 10e-9 + 128e-10) + 3.0)
+    slow = forecast(held["memory"], speeds._replace(fetch=1e-10, pair=19e-9), Work(1, 0, pairs=True, client=3.0))
+    assert slow.seconds_fit == pytest.approx(8e8 * (19e-9 + 128e-10) + 3.0)
 
 
 def test_rows_on_disk_are_read_from_memory_where_they_stay_there() -> None:

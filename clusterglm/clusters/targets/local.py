@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -16,14 +17,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterglm import config
-from clusterglm.clusters import registry, settings
+from clusterglm.clusters import registry, settings, words
 from clusterglm.clusters.connect import connect, read_scheduler_file
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option
 from clusterglm.errors import ClusterError
@@ -57,13 +58,21 @@ class Local:
         parse=parse_memory,
         setting="memory",
     )
+    scratch: str | None = option(
+        help="A folder for rows on disk; by default Dask's temporary-directory, else the cluster's own folder.",
+        parse=words.path,
+    )
     idle_timeout: int = option(
         help="End the cluster after it has been idle for so long.", parse=parse_duration, setting="idle-timeout"
     )
 
     def plan(self, name: str, size: Size) -> Plan:
         """Return the command lines: the scheduler's, then one per worker."""
-        launcher = self if self.memory else dataclasses.replace(self, memory=settings.memory_share(size.workers))
+        import dask.config
+
+        memory = self.memory or settings.memory_share(size.workers)
+        scratch = self.scratch or dask.config.get("temporary-directory")
+        launcher = dataclasses.replace(self, memory=memory, scratch=scratch and str(Path(scratch).absolute()))
         steps = {_SCHEDULER: launcher._scheduler(name)}
         steps |= {f"{_WORKER}{index}": launcher._worker(name, index) for index in range(size.workers)}
         return Plan(name, self.target, size, steps, options=dataclasses.asdict(launcher))
@@ -88,6 +97,12 @@ class Local:
         settings.check_open_files(plan.size.workers, each=4)
         folder = _fresh(registry.run_folder(plan.name))
         record = dataclasses.replace(record, options=plan.options)
+        scratch = _scratch(plan.name, plan.options)
+        try:
+            scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ClusterError("--scratch", scratch, f"{reason}: name a folder that can be written") from error
         started: dict[str, subprocess.Popen[bytes]] = {}
         for role, line in plan.steps.items():
             started[role] = _start(role, line, folder)
@@ -224,7 +239,8 @@ class Local:
                 elif not patient:
                     _signal(found.process.kill)
             psutil.wait_procs([found.process for found in processes], timeout=_GRACE_SECONDS if patient else 1.0)
-        shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
+        for folder in (_scratch(record.name, record.options), registry.run_folder(record.name)):
+            shutil.rmtree(folder, ignore_errors=True)
         return len(members)
 
     def _scheduler(self, name: str) -> str:
@@ -241,7 +257,7 @@ class Local:
             *(name, f"{_WORKER}{number}", "distributed.cli.dask_worker", "--host", "127.0.0.1", "--no-dashboard"),
             *("--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(folder / "scheduler.json")),
             *("--name", f"{name}-{number}", "--nthreads", str(self.threads_per_worker)),
-            *("--memory-limit", str(self.memory), "--local-directory", str(folder / "scratch")),
+            *("--memory-limit", str(self.memory), "--local-directory", str(_scratch(name, dataclasses.asdict(self)))),
             *("--death-timeout", f"{_DEATH_SECONDS}s"),
         )
 
@@ -300,6 +316,14 @@ def _fresh(folder: Path) -> Path:
     registry.private_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     return registry.private_folder(folder)
+
+
+def _scratch(name: str, options: Mapping[str, Any]) -> Path:
+    """Return the workers' folder, this cluster's alone: those of other state directories may have its name."""
+    folder = registry.run_folder(name)
+    if (root := options.get("scratch")) is None:
+        return folder / "scratch"
+    return Path(root, f"clusterglm-{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}")
 
 
 def _addresses(folder: Path) -> dict[str, Any]:

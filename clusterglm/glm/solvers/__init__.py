@@ -34,8 +34,8 @@ class Pace:
 
     They are those after the first look, ``sample`` from the fit of a sample and ``null`` from the null model, and
     ``quadratic`` from anywhere where the objective is that but for the penalty; each further digit takes ``digit``
-    more. ``renewed`` is the share of them that forms a Hessian, besides the first; the others take gradients at
-    ``points`` points, for what that costs beside one.
+    more. ``renewed`` is the share of them that forms a Hessian, besides the first; the others take gradients, at two
+    points at once where they come in ``pairs``.
     """
 
     sample: int
@@ -43,7 +43,7 @@ class Pace:
     quadratic: int
     digit: float
     renewed: float = 0.0
-    points: float = 1.0
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ SOLVERS = {
     solver.name: solver
     for solver in (
         Solver("gradient_descent", gradient_descent, smooth_only=True, pace=Pace(11, 28, 5, 2.8)),
-        Solver("proximal_gradient", proximal_gradient, wide=True, pace=Pace(5, 15, 2, 1.2, points=1.9)),
+        Solver("proximal_gradient", proximal_gradient, wide=True, pace=Pace(5, 15, 2, 1.2, pairs=True)),
         Solver("newton", newton, smooth_only=True, pace=Pace(3, 6, 2, 0.1, renewed=1.0)),
         Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.5, renewed=0.5)),
-        Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(12, 21, 11, 1.0)),
+        Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(3, 9, 2, 0.4)),
         Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.8, renewed=0.3)),
     )
 }
