@@ -264,7 +264,9 @@ class Local:
     def _line(self, name: str, role: str, module: str, *arguments: str) -> str:
         tags = {_TAG: name, _ROLE: role, _STATE: str(registry.state_path())}
         tags[_OPTIONS] = json.dumps(dataclasses.asdict(self))
-        variables = tags | settings.WORKER_ENVIRONMENT | settings.dask_environment(settings.dask_settings())
+        # The scheduler makes a folder too.
+        own = settings.dask_settings() | {"temporary-directory": str(_scratch(name, dataclasses.asdict(self)))}
+        variables = tags | settings.WORKER_ENVIRONMENT | settings.dask_environment(own)
         assignments = [f"{key}={value}" for key, value in variables.items()]
         return shlex.join(["env", *assignments, sys.executable, "-m", module, *arguments])
 
