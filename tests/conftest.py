@@ -164,9 +164,15 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     """Start a command line without waiting for it, in a process group of its own."""
     started: list[Running] = []
 
-    def start(*arguments: object, cwd: Path = tmp_path, env: dict[str, str] | None = None, **words: Any) -> Running:
-        command = [*COMMAND, *map(str, arguments)]
-        started.append(Running(command, cwd, {**os.environ, **(env or {})}, **words))
+    def start(
+        *arguments: object,
+        cwd: Path = tmp_path,
+        env: dict[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
+        **words: Any,
+    ) -> Running:
+        line = [*command, *map(str, arguments)]
+        started.append(Running(line, cwd, {**os.environ, **(env or {})}, **words))
         return started[-1]
 
     yield start
@@ -330,6 +336,7 @@ def pbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             patch.delenv(name)
         patch.setenv("SLURM_CONF", below.environment["SLURM_CONF"])
         patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PERL5LIB", str(next(commands.parent.glob("lib/*/perl5/*"))))
         yield below
 
 

@@ -13,19 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from hosts import fits
+from hosts.fits import LINE, assert_same_bits
 
-import clusterglm as package
 from clusterglm.clusters.lookup import connect_cluster
 from clusterglm.clusters.workers import workers
-from clusterglm.data.sources import local_rows
-from clusterglm.data.synthetic import Synthetic
 
 pytestmark = pytest.mark.slow
 UP = ("up", "slurm", "--memory", "1GB", "--scheduler-memory", "1GB", "--interface", "lo")
-ROWS, COLUMNS = 100_000, 6
-LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5, "--start", "null")
 
 
 def folders() -> list[Path]:
@@ -34,20 +30,7 @@ def folders() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, Any]:
-    """The fits of the same rows in this process, without any cluster."""
-    rows = local_rows(Synthetic(ROWS, COLUMNS))
-    lamduhs = {"gradient_descent": None, "admm": 1.0}
-    return {
-        solver: package.fit(data=rows, solver=solver, family="binomial", lamduh=lamduh, tol=1e-5, start="null")
-        for solver, lamduh in lamduhs.items()
-    }
-
-
-def assert_same_bits(folder: Path, expected: Any) -> None:
-    found = json.loads((folder / "result.json").read_text())
-    assert np.array_equal(found["coefficients"], expected.coefficients)
-    for key in ("objective", "passes", "iterations", "status"):
-        assert found[key] == getattr(expected, key)
+    return fits.undisturbed("gradient_descent", "admm")
 
 
 @pytest.fixture(autouse=True)

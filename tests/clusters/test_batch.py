@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from clusterglm.clusters.batch import follow
 from clusterglm.clusters.batch.folder import Folder
-from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Tag, untag
+from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Tag, named, untag
+from clusterglm.clusters.batch.options import seconds_of
 from clusterglm.clusters.batch.reach import wait_for_scheduler
-from clusterglm.clusters.batch.scaling import moves
+from clusterglm.clusters.batch.scaling import moves, shares
 from clusterglm.clusters.launcher import Plan, Size, configured
-from clusterglm.clusters.targets.jobqueue import seconds_of
 from clusterglm.clusters.targets.slurm import Slurm
 from clusterglm.errors import UsageError
 
@@ -46,26 +46,42 @@ def tasks(array: int, states: str) -> list[Job]:
     ]
 
 
-def after(jobs: list[Job], workers: int) -> int:
+def after(jobs: list[Job], workers: int, throttled: bool) -> int:
     """Return how many tasks run once the moves are made and the queue has done what it can."""
-    found = moves(jobs, workers)
-    gone = {job.id for job in found.leaving}
+    found = moves(jobs, workers, throttled)
+    gone = {job.id for job in found.leaving + found.forsaken}
     total = found.more
     for array in {job.job for job in jobs}:
         own = [job for job in jobs if job.job == array and job.id not in gone]
         running = sum(job.state == "running" for job in own)
         waiting = sum(job.state == "pending" and not job.delayed for job in own)
-        if array in found.forsaken:
-            waiting = 0
         total += min(running + waiting, max(running, found.throttles.get(array, 10**6)))
     return total
 
 
-@given(st.lists(st.text("rpde", min_size=1, max_size=8), max_size=4), st.integers(1, 12))
-def test_moves_bring_exactly_the_number_wanted(arrays: list[str], workers: int) -> None:
+@given(st.lists(st.text("rpde", min_size=1, max_size=8), max_size=4), st.integers(1, 12), st.booleans())
+def test_moves_bring_exactly_the_number_wanted(arrays: list[str], workers: int, throttled: bool) -> None:
     jobs = [job for i, states in enumerate(arrays) for job in tasks(10 + i, states)]
-    assert after(jobs, workers) == workers
-    assert 0 not in moves(jobs, workers).throttles.values()  # which Slurm takes for no limit
+    assert after(jobs, workers, throttled) == workers
+    found = moves(jobs, workers, throttled)
+    assert 0 not in found.throttles.values()  # which Slurm takes for no limit
+    assert throttled or not found.throttles
+
+
+@given(st.integers(1, 5000), st.integers(1, 20), st.integers(1, 1000))
+def test_arrays_are_as_many_as_the_largest_allows(workers: int, generations: int, most: int) -> None:
+    found = shares(workers, generations, most)
+    assert sum(at_once for _, at_once in found) == workers
+    assert all(0 < at_once <= tasks <= most for tasks, at_once in found)
+
+
+def test_a_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
+    assert named(TAG.job_name, str(TAG.folder), tmp_path) == TAG
+    there = named(TAG.job_name, "", tmp_path)
+    assert there is not None
+    assert there.folder == tmp_path / "lab-0123abcd"
+    for text in ("cglm-lab-worker", "cglm-lab-0123abcd-boss", "lab-0123abcd-worker", "cglm-Lab-0123abcd-worker"):
+        assert named(text, str(TAG.folder), tmp_path) is None
 
 
 def test_the_newest_leave_first() -> None:

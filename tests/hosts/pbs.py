@@ -1,6 +1,6 @@
 """The commands of PBS as a front end over the tests' own Slurm: qsub, qdel, qstat of Debian's slurm-wlm-torque.
 
-The package is unpacked into a folder, because it cannot be installed beside Grid Engine's (both own /usr/bin/qsub).
+The packages are unpacked into a folder, because they cannot be installed beside Grid Engine's (both own /usr/bin/qsub).
 It proves submission, directives, the environment of jobs and their end. It lacks what real PBS has: a node file, which
 ``generate_pbs_nodefile`` makes, and ``pbs_tmrsh``, for which ``srun`` stands here.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hosts import slurm
 
-PACKAGE = "slurm-wlm-torque"
+PACKAGES = ("slurm-wlm-torque", "libslurmdb-perl")
 _PERL, _PLUGIN = "usr/lib/*/perl5/*/Slurm.pm", "usr/lib/*/slurm-wlm/spank_pbs.so"
 _SLURMS = ("sbatch", "scancel", "squeue", "scontrol", "salloc", "srun", "sinfo")  # looked for beside qsub
 _TMRSH = '#!/bin/sh\nhost=$1\nshift\nexec srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" "$@"\n'
@@ -28,9 +28,9 @@ def missing() -> list[str]:
 
 
 def unpack(folder: Path) -> Path:
-    """Fetch the package, and return the folder of its commands."""
+    """Fetch the packages, and return the folder of their commands."""
     folder.mkdir()
-    subprocess.run(["apt-get", "-qq", "download", PACKAGE], cwd=folder, check=True, capture_output=True, timeout=120)
+    subprocess.run(["apt-get", "-qq", "download", *PACKAGES], cwd=folder, check=True, capture_output=True, timeout=120)
     for package in folder.glob("*.deb"):
         subprocess.run(["dpkg", "-x", str(package), str(folder)], check=True, timeout=60)
     commands = folder / "usr" / "bin"

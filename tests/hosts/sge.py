@@ -66,7 +66,8 @@ class GridEngine:
                    gid_range="20000-20100", execd_spool_dir=f"{_SPOOL}/execd",
                    reporting_params="accounting=true reporting=false flush_time=00:00:01")  # fmt: skip
         self._edit("-ssconf", "-Msconf", "scheduler", schedule_interval="0:0:1", flush_submit_sec="1",
-                   flush_finish_sec="1", job_load_adjustments="NONE", load_formula="slots")  # fmt: skip
+                   flush_finish_sec="1", schedd_job_info="true", job_load_adjustments="NONE",
+                   load_formula="slots")  # fmt: skip
         self._add("-Ahgrp", "group", group_name="@allhosts", hostlist="NONE")
         self._add("-Ap", "environment", pe_name="mpi", slots="999", user_lists="NONE", xuser_lists="NONE",
                   start_proc_args="NONE", stop_proc_args="NONE", allocation_rule="$round_robin", control_slaves="TRUE",

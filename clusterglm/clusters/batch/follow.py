@@ -9,8 +9,7 @@ from typing import Any
 
 from clusterglm import config
 from clusterglm.clusters.batch.folder import Folder
-from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Queue
-from clusterglm.clusters.batch.scaling import number
+from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Queue, number
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Member, Record
 from clusterglm.errors import ClusterError
@@ -71,7 +70,8 @@ def check(jobs: Sequence[Job], queue: Queue, record: Record, folder: Folder) -> 
 
 def epitaph(queue: Queue, job: str, folder: Folder, role: str) -> str:
     """Return what became of a job: the system's word for it, and the last line that it wrote."""
-    logs = [name for name, _ in folder.logs() if name == f"{role}-{job}" or name.startswith(f"{role}-{job}_")]
+    own = f"{role}-{number(job)}"
+    logs = [name for name, _ in folder.logs() if f"{name}_".startswith(f"{own}_")]
     said = folder.last_words(logs[-1]) if logs else ""
     return "ended: " + ": ".join(filter(None, (queue.epitaph(job) if job else "", said or "without a word")))
 

@@ -1,7 +1,8 @@
-"""A job as its queue shows it, and the tag by which a cluster's jobs are known."""
+"""A job as its queue shows it, and how the jobs of a cluster are known: by a tag, or by their name and folder."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ Role = Literal["scheduler", "worker"]
 SCHEDULER: Final = "scheduler"
 WORKER: Final = "worker"
 _MARK = "clusterglm"
+_NAMED = re.compile(r"cglm-([a-z][a-z0-9-]{0,30})-([0-9a-f]{8})-(scheduler|worker)")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Tag:
     def __str__(self) -> str:
         return f"{_MARK};name={self.name};uid={self.uid};role={self.role};dir={self.folder}"
 
+    @property
+    def job_name(self) -> str:
+        """The tag, but for its folder, as the name of a job of which the queue shows no comment."""
+        return f"cglm-{self.name}-{self.uid}-{self.role}"
+
 
 def untag(text: str) -> Tag | None:
     """Return the tag in a job's comment; None for a comment of somebody else's."""
@@ -34,6 +41,18 @@ def untag(text: str) -> Tag | None:
     if mark != _MARK or not {"name", "uid", "dir"} <= values.keys() or (role != SCHEDULER and role != WORKER):
         return None
     return Tag(values["name"], values["uid"], role, Path(values["dir"]))  # type: ignore[arg-type]
+
+
+def named(job_name: str, folder: str, parent: Path) -> Tag | None:
+    """Return the tag of a job from its name and the folder it was submitted from; None for somebody else's.
+
+    Where the queue shows no folder (or another one), it is the one of that name under ``parent``.
+    """
+    if not (match := _NAMED.fullmatch(job_name)):
+        return None
+    name, uid, role = match.groups()
+    own = f"{name}-{uid}"
+    return Tag(name, uid, role, Path(folder) if folder.endswith(f"/{own}") else parent / own)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -62,36 +81,57 @@ class Job:
 
     @property
     def member(self) -> str:
-        """The name of its log, and of what it brings to the cluster."""
-        return f"{self.role}-{self.id}"
+        """The name of its log."""
+        return f"{self.role}-" + "_".join(filter(None, (str(number(self.job)), self.task)))
+
+    @property
+    def worker(self) -> str:
+        """The name of what it brings to the cluster; behind it stands more where it brings several."""
+        return "-".join(filter(None, (self.tag.name, str(number(self.job)), self.task)))
+
+
+def number(text: str) -> int:
+    """Return the number at the head of a job's id, such as ``17[].server``."""
+    digits = text[: len(text) - len(text.lstrip("0123456789"))]
+    return int(digits or 0)
 
 
 class Queue(Protocol):
     """The commands of a batch system. Each raises ClusterError with the system's own words where it is refused."""
 
-    submit_command: str
-    # Within a job's script: the number of the array and of its task, and what takes the waiting tasks away.
-    member: str
+    # Shell within a job's script: the numbers of the array and of its task, and what takes the waiting tasks away.
+    number: str
+    task: str
     forsake: str
-    most_tasks: int
+    # Whether an array has a limit on the tasks that run at once, so that some wait in reserve for those that end.
+    throttles: bool
 
     def here(self) -> bool:
         """Return whether this machine belongs to such a system. One that does not answer is here all the same."""
 
+    def most_tasks(self) -> int:
+        """Return how many tasks an array may have."""
+
     def submission(self, script: str, after: str = "", tasks: int = 0, throttle: int = 0) -> list[str]:
         """Return the command that submits a script: alone, or as an array of which ``throttle`` run at once.
 
-        It may start when the job ``after`` has started.
+        It may start when the job ``after`` has started, where the system knows such a condition.
         """
 
-    def submit(self, command: Sequence[str], unset: Sequence[str] = ()) -> str:
-        """Run that command without these environment variables, and return the job's number."""
+    def text(self, command: Sequence[str]) -> str:
+        """Return that command as people would type it."""
+
+    def submit(self, command: Sequence[str], folder: Path, unset: Sequence[str] = ()) -> str:
+        """Run that command in the cluster's folder without these environment variables; return the job's number."""
 
     def jobs(self) -> list[Job]:
-        """Return this user's jobs that carry a cluster's tag, by one question to the system."""
+        """Return this user's jobs that are a cluster's, by one question to the system, or two."""
 
-    def cancel(self, jobs: Sequence[str], waiting_only: bool = False) -> None:
+    def cancel(self, jobs: Sequence[str]) -> None:
         """End jobs, arrays or tasks; those that are no more are no error."""
+
+    def cancel_waiting(self, jobs: Sequence[Job]) -> None:
+        """End tasks of arrays before they start."""
 
     def throttle(self, job: str, tasks: int) -> None:
         """Let this many tasks of an array run at once."""

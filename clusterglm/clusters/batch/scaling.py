@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from clusterglm.clusters.batch.job import WORKER, Job
+from clusterglm.clusters.batch.job import WORKER, Job, number
 
 
 @dataclass
 class Moves:
-    """``throttles``: tasks that an array may run at once; ``forsaken``: arrays whose waiting tasks go; ``leaving``:
-    tasks that hand over their data and end, the newest first; ``more``: workers for which a new array is needed."""
+    """``throttles``: tasks that an array may run at once; ``forsaken``: tasks that wait and shall not come;
+    ``leaving``: tasks that hand over their data and end, the newest first; ``more``: workers for which a new array is
+    needed."""
 
     throttles: dict[str, int] = field(default_factory=dict)
-    forsaken: list[str] = field(default_factory=list)
+    forsaken: list[Job] = field(default_factory=list)
     leaving: list[Job] = field(default_factory=list)
     more: int = 0
 
 
-def moves(jobs: Sequence[Job], workers: int) -> Moves:
-    """Return how the arrays among ``jobs`` come to run ``workers`` tasks, the oldest kept."""
+def moves(jobs: Sequence[Job], workers: int, throttled: bool = True) -> Moves:
+    """Return how the arrays among ``jobs`` come to run ``workers`` tasks, the oldest kept.
+
+    In arrays that are not ``throttled`` whatever waits will run, so none may wait beyond the number wanted.
+    """
     tasks = sorted((job for job in jobs if job.role == WORKER), key=lambda job: (number(job.job), number(job.task)))
     running = [job for job in tasks if job.state == "running"]
     kept, found = running[:workers], Moves(leaving=running[workers:][::-1])
@@ -31,14 +35,17 @@ def moves(jobs: Sequence[Job], workers: int) -> Moves:
             continue
         called = min(sum(not job.delayed for job in waiting), found.more)  # nobody waits for those
         found.more -= called
-        if allowed := called + sum(job.job == array for job in kept):
+        if not throttled:
+            found.forsaken += [job for job in waiting if not job.delayed][called:]
+        elif allowed := called + sum(job.job == array for job in kept):
             found.throttles[array] = allowed
         else:
-            found.forsaken.append(array)  # a throttle of nought means none
+            found.forsaken += waiting  # a throttle of nought means none
     return found
 
 
-def number(text: str) -> int:
-    """Return the number at the head of a job's id, such as ``17.server``."""
-    digits = text[: len(text) - len(text.lstrip("0123456789"))]
-    return int(digits or 0)
+def shares(workers: int, generations: int, most: int) -> list[tuple[int, int]]:
+    """Return (tasks, how many of them run at once) of the arrays that ``workers`` need where one has ``most`` tasks."""
+    arrays = -(-workers // most)
+    each = [workers // arrays + (i < workers % arrays) for i in range(arrays)]
+    return [(max(n, min(n * generations, most)), n) for n in each]

@@ -21,9 +21,11 @@ class Script:
     variables: dict[str, str]
     folder: Path
     command: Sequence[str]
+    log: str | None = None  # shell, for the text between double quotes
 
     def __str__(self) -> str:
-        lines = [self.shebang, *self.directives, *self.prologue, "set -eu"]
+        log = [f'exec >>"{self.log}" 2>&1'] if self.log else []
+        lines = [self.shebang, *self.directives, *log, *self.prologue, "set -eu"]
         # After the user's lines: modules set such variables too. A worker's nanny keeps whatever it inherits.
         lines += [
             shell("export", f"{name}={value}")

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from clusterglm.clusters.targets.local import Local
+from clusterglm.clusters.targets.lsf import LSF
+from clusterglm.clusters.targets.moab import Moab
+from clusterglm.clusters.targets.oar import OAR
+from clusterglm.clusters.targets.pbs import PBS
+from clusterglm.clusters.targets.sge import SGE
 from clusterglm.clusters.targets.slurm import Slurm
 
-TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in (Local, Slurm)}
+TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in (Local, Slurm, PBS, SGE, LSF, OAR, Moab)}

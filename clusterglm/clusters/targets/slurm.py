@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,14 @@ from typing import ClassVar, Literal
 
 from clusterglm.clusters import words
 from clusterglm.clusters.batch import site
+from clusterglm.clusters.batch.commands import Commands
 from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Queue, Tag, untag
+from clusterglm.clusters.batch.options import Head, clock, mebibytes
 from clusterglm.clusters.launcher import option
 from clusterglm.clusters.targets.jobqueue import JobQueue
 from clusterglm.errors import ClusterError
 
 _UNCONFIGURED = "Could not establish a configuration source"
-_ENDED = ("Invalid job id specified", "already completing", "already finished", "already completed")
-_SECONDS = 60.0  # a command that finds no controller tries again for a while
 _FIELDS = "%i|%F|%K|%T|%N|%r|%L|%S|%k"  # the comment last: a foreign one may hold anything
 _ALIVE = (
     "PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING,REQUEUED,REQUEUE_HOLD,RESIZING,SIGNALING,SPECIAL_EXIT,"
@@ -33,26 +31,29 @@ _HELD = re.compile(
     "|Partition(Time|Node)Limit|Invalid(Account|QOS)|AccountNotAllowed|QOSNotAllowed|(Assoc|QOS)Max.*PerJob(Limit)?"
 )
 _UNSEEN = {"None", "PartitionConfig"}  # as long as Slurm has not looked at a job
-# What a site or user has set for all jobs. Every other variable of the commands is for somebody else's.
-_DEFAULTS = {
-    *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION"),
-    *("SBATCH_TIMELIMIT", "SBATCH_CLUSTERS", "SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"),
-}
 
 
-class SlurmQueue:
+class SlurmQueue(Commands):
     """The commands of Slurm."""
 
-    submit_command = "sbatch"
-    member = "$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID"
+    system = "slurm"
+    options = ("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
+    # What a site or user has set for all jobs. Every other variable of the commands is for somebody else's.
+    kept = frozenset(
+        {
+            *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION"),
+            *("SBATCH_TIMELIMIT", "SBATCH_CLUSTERS", "SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"),
+        }
+    )
+    ended = re.compile("Invalid job id specified|already (completing|finished|completed)")
+    number, task = "$SLURM_ARRAY_JOB_ID", "$SLURM_ARRAY_TASK_ID"
     forsake = 'scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"'
-    most_tasks = 1000  # Slurm's MaxArraySize unless a site says otherwise, less one
 
     def here(self) -> bool:
         if shutil.which("squeue") is None:
             return False
         try:
-            _run(["scontrol", "show", "hostnames", "n1"])
+            self.run(["scontrol", "show", "hostnames", "n1"])
         except ClusterError as error:
             return _UNCONFIGURED not in str(error)
         return True
@@ -65,12 +66,20 @@ class SlurmQueue:
             words.append(f"--array=0-{tasks - 1}%{throttle}")
         return [*words, script]
 
-    def submit(self, command: Sequence[str], unset: Sequence[str] = ()) -> str:
-        return _run(command, unset).strip().splitlines()[-1].split(";")[0]
+    def most_tasks(self) -> int:
+        """Return the site's MaxArraySize."""
+        try:
+            found = re.search(r"MaxArraySize\s*=\s*(\d+)", self.run(["scontrol", "show", "config"]))
+        except ClusterError:  # where a plan is made far from any Slurm
+            found = None
+        return int(found[1]) if found else super().most_tasks()
+
+    def submit(self, command: Sequence[str], folder: Path, unset: Sequence[str] = ()) -> str:
+        return self.run(command, folder, unset).strip().splitlines()[-1].split(";")[0]
 
     def jobs(self) -> list[Job]:
         found = []
-        for line in _run(["squeue", "-h", "-r", "-u", str(os.getuid()), "-t", _ALIVE, "-o", _FIELDS]).splitlines():
+        for line in self.run(["squeue", "-h", "-r", "-u", str(os.getuid()), "-t", _ALIVE, "-o", _FIELDS]).splitlines():
             fields = line.split("|", 8)
             tag = untag(fields[-1]) if len(fields) == 9 else None
             if tag is None:
@@ -85,25 +94,24 @@ class SlurmQueue:
             found.append(Job(id=number, state=_state(state, reason), tag=tag, delayed=delayed, **known))
         return found
 
-    def cancel(self, jobs: Sequence[str], waiting_only: bool = False) -> None:
-        if not jobs:
-            return
-        try:
-            _run(["scancel", *(["--state=PENDING"] if waiting_only else []), *jobs])
-        except ClusterError as error:
-            if not any(words in str(error) for words in _ENDED):
-                raise
+    def cancel(self, jobs: Sequence[str]) -> None:
+        if jobs:
+            self.run_on_jobs(["scancel", *jobs])
+
+    def cancel_waiting(self, jobs: Sequence[Job]) -> None:
+        # The arrays, because what waits now may run when the command comes to it.
+        self.run_on_jobs(["scancel", "--state=PENDING", *sorted({job.job for job in jobs})])
 
     def throttle(self, job: str, tasks: int) -> None:
         try:
-            _run(["scontrol", "update", f"JobId={job}", f"ArrayTaskThrottle={tasks}"])
+            self.run_on_jobs(["scontrol", "update", f"JobId={job}", f"ArrayTaskThrottle={tasks}"])
         except ClusterError as error:  # also where the array has taken it, and tells which of its tasks have ended
-            if not str(error).endswith(_ENDED) and "No error" not in str(error):
+            if "No error" not in str(error):
                 raise
 
     def epitaph(self, job: str) -> str:
         try:
-            text = _run(["scontrol", "show", "job", job, "-o"])
+            text = self.run(["scontrol", "show", "job", job, "-o"])
         except ClusterError:
             return ""  # forgotten after MinJobAge
         values = dict(word.split("=", 1) for word in text.split() if "=" in word)
@@ -118,27 +126,32 @@ class Slurm(JobQueue):
     """Jobs of Slurm: the scheduler is one, the workers are an array of them."""
 
     target: ClassVar[str] = "slurm"
-    queue: ClassVar[Queue] = SlurmQueue()
     section: ClassVar[str] = "slurm"
+    redirects: ClassVar[bool] = False
 
+    account: str | None = option(help="The account or project that pays.", parse=words.word)
     partition: str | None = option(help="The partition; by default the site's.", parse=words.word)
     qos: str | None = option(help="The quality of service.", parse=words.word)
     constraint: str | None = option(help="Features that the nodes must have.", parse=words.word)
     reservation: str | None = option(help="A reservation.", parse=words.word)
 
-    def directives_of(self, tag: Tag, cores: int, memory: int | None, seconds: int | None) -> tuple[str, list[str]]:
-        shebang, lines = site.directives(
+    @property
+    def commands(self) -> Queue:
+        return SlurmQueue()
+
+    def directives_of(self, tag: Tag, cores: int, memory: int | None, seconds: int | None) -> Head:
+        of_site = site.directives(
             "SLURMJob",
             self.section,
             job_name=f"cglm-{tag.name}-{tag.role}",
             queue=self.partition,
             account=self.account,
-            walltime=seconds and _time(seconds),
+            walltime=seconds and clock(seconds),
             cores=cores,
             processes=1,
             memory=memory and f"{memory}B",
             job_cpu=cores,
-            job_mem=memory and f"{math.ceil(memory / 2**20)}M",
+            job_mem=memory and f"{mebibytes(memory)}M",
             job_extra_directives=list(self.directive) or None,
         )
         number = "%A_%a" if tag.role == WORKER else "%j"
@@ -146,8 +159,7 @@ class Slurm(JobQueue):
         own.append("--no-requeue" if tag.role == SCHEDULER else "--requeue")
         given = {"qos": self.qos, "constraint": self.constraint, "reservation": self.reservation}
         own += [f"--{name}={value}" for name, value in given.items() if value]
-        asked = [*lines, *(f"#SBATCH {line}" for line in own)]
-        return shebang, [line for line in asked if not line.startswith(tuple(f"#SBATCH {word}" for word in self.skip))]
+        return self.asked("#SBATCH", of_site, own)
 
     def unset(self) -> list[str]:
         given = {"PARTITION": self.partition, "ACCOUNT": self.account, "QOS": self.qos, "TIMELIMIT": self.walltime}
@@ -159,42 +171,3 @@ def _state(state: str, reason: str) -> Literal["pending", "held", "running", "en
     if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
         return "held" if _HELD.fullmatch(reason) or state in ("REQUEUE_HOLD", "SPECIAL_EXIT") else "pending"
     return "ending" if state in ("COMPLETING", "STAGE_OUT", "SIGNALING") else "running"
-
-
-def _time(seconds: int) -> str:
-    return f"{seconds // 3600:02d}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
-
-
-def _run(command: Sequence[str], unset: Sequence[str] = ()) -> str:
-    """Run a command of Slurm's and return what it printed.
-
-    Raises
-    ------
-    ClusterError
-        It failed, with its own words; or it does not answer, which says nothing about any job.
-    """
-    ours = ("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if not (name.startswith(ours) and name not in _DEFAULTS) and name not in unset
-    }
-    try:
-        done = subprocess.run(
-            command,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            timeout=_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise ClusterError("slurm", command[0], "not installed here: run this on a login node") from error
-    except subprocess.TimeoutExpired as error:
-        raise ClusterError("slurm", command[0], f"no answer after {_SECONDS:.0f} s: try again") from error
-    if done.returncode:
-        said = "; ".join(filter(None, map(str.strip, (done.stderr or done.stdout).splitlines())))
-        raise ClusterError("slurm", None, said or f"{Path(command[0]).name} ended with {done.returncode}")
-    return done.stdout
