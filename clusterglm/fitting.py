@@ -53,6 +53,7 @@ def fit(
     memory: int | None = None,
     timeout: float | None = None,
     ask_for: AskFor | None = None,
+    most_workers: int | None = None,
     progress: Progress | None = None,
     command: str | None = None,
     **options: Any,
@@ -81,6 +82,8 @@ def fit(
         Seconds in which its workers must arrive.
     ask_for : callable, optional
         Brings the cluster's workers (back) to a number; for clients of clusters that can.
+    most_workers : int, optional
+        The most that it is asked for, as far as there are chunks for them; by default as many as there are now.
     progress : Progress, optional
     command : str, optional
         How to run this again, for the report.
@@ -150,6 +153,7 @@ def fit(
                     progress.phase("starting a local cluster")
                     client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory, timeout))
                 fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command, source)
+                fitting.most_workers = most_workers
                 try:
                     return fitting.run()
                 except Exception as error:  # while the client still says how its cluster is
@@ -270,6 +274,7 @@ class _Fitting:
         self.request, self.client, self.ask_for, self.folder = request, client, ask_for, run
         self.progress, self.journal, self.saved, self.command = progress, journal, saved, command
         self.source = source
+        self.most_workers: int | None = None
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -393,7 +398,9 @@ class _Fitting:
         from clusterglm.data.dask_rows import DaskRows
 
         make = source.make(plan, self.request.model.intercept)
-        rows = DaskRows(self.client, make, plan, source.locate, self.ask_for, self.progress.rows)
+        rows = DaskRows(
+            self.client, make, plan, source.locate, self.ask_for, self.progress.rows, most=self.most_workers
+        )
         try:
             with self.timed("load"):
                 expected = _about(self.forecast.seconds_load)

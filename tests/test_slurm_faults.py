@@ -116,7 +116,7 @@ def test_an_interrupted_wait_leaves_nothing(slurm: Any, begin: Any) -> None:
     assert not folders()
 
 
-def test_pending_is_shown_with_its_reason(slurm: Any, clusterglm: Any) -> None:
+def test_pending_is_shown_with_its_reason_and_a_fit_waits_for_it(slurm: Any, clusterglm: Any, begin: Any) -> None:
     slurm.command("sbatch", "-N4", "--exclusive", "--wrap", "sleep 600", "-o", "/dev/null")
     assert clusterglm(*UP, "--workers", 2, "--name", "queued").returncode == 0
     assert clusterglm("ls").stdout.splitlines()[1].split()[:4] == ["queued", "slurm", "pending", "2"]
@@ -125,12 +125,15 @@ def test_pending_is_shown_with_its_reason(slurm: Any, clusterglm: Any) -> None:
     found = json.loads(done.stdout)
     assert found["state"] == "pending"
     assert [member["state"] for member in found["member"]] == ["pending"] * 3 + ["reserve"]
-    done = clusterglm("fit", "newton", "--rows", 1000, "--cluster", "queued")
+    done = clusterglm("fit", "newton", "--rows", 1000, "--cluster", "queued", "--timeout", "1s")
     assert done.returncode == 4
     assert "is pending" in done.stderr
     assert clusterglm("scale", "queued", 1).returncode == 4
+    fit = begin("fit", "newton", "--rows", 1000, "--cluster", "queued", "--min-workers", 1)
+    fit.until(lambda: "waiting for queued: its scheduler is pending (" in fit.said)
+    slurm.command("scancel", "-n", "wrap")
+    assert fit.ended(120) == 0, fit.said
     assert clusterglm("down", "queued").returncode == 0
-    slurm.cancel_all()
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +214,25 @@ def test_scaling_in_a_fit_changes_no_bit(
     assert fit.ended(120) == 0, fit.said
     assert_same_bits(tmp_path / "run", undisturbed["gradient_descent"])
     assert "workers died" not in fit.said
+    assert clusterglm("scale", lab, 2).returncode == 0
+
+
+def test_a_fit_keeps_between_two_numbers_of_workers(
+    slurm: Any, lab: str, begin: Any, clusterglm: Any, steps: Any, tmp_path: Path, wait_until: Any, undisturbed: Any
+) -> None:
+    """It asks for more, has those that go replaced, and gives back in the end what it alone has needed."""
+    few = ("--min-workers", 1, "--max-workers", 4)
+    solver = steps.solver("gradient_descent")
+    fit = begin("fit", solver, *LINE, "--cluster", lab, *few, "--out", "run", env=steps.env(2, 6))
+    fit.until(lambda: steps.reached(2))
+    wait_until(lambda: len(running_tasks(slurm)) == 4)
+    for task in [line.split()[0] for line in running_tasks(slurm)][:3]:
+        slurm.command("scancel", task)
+    wait_until(lambda: len(running_tasks(slurm)) < 4)
+    steps.go()
+    assert fit.ended(120) == 0, fit.said
+    assert_same_bits(tmp_path / "run", undisturbed["gradient_descent"])
+    wait_until(lambda: len(running_tasks(slurm)) == 1)
     assert clusterglm("scale", lab, 2).returncode == 0
 
 

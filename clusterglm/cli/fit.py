@@ -71,6 +71,9 @@ def fit(
     min_workers: str | None = typer.Option(
         None, metavar="K", help="Begin when so many workers of a running cluster have come; others join later."
     ),
+    max_workers: str | None = typer.Option(
+        None, metavar="K", help="Ask a cluster of --cluster for as many, where there is work, and give them back."
+    ),
     timeout: Timeout = None,
     dtype: str | None = typer.Option(None, metavar="T", help="float64 or float32.  [default: float64]"),
     storage: str | None = typer.Option(
@@ -99,12 +102,19 @@ def fit(
     from clusterglm.request import OPTIONS, Request
 
     given = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
-    where = Where(cluster, scheduler, scheduler_file, timeout, allow_version_mismatch)
-    own = where.own_cluster(workers, threads_per_worker, memory)
     least = parse_count(min_workers, "--min-workers", of="workers") if min_workers is not None else None
+    most = parse_count(max_workers, "--max-workers", of="workers") if max_workers is not None else None
+    where = Where(cluster, scheduler, scheduler_file, timeout, allow_version_mismatch, least, most)
+    own = where.own_cluster(workers, threads_per_worker, memory)
     if least is not None and not where.named:
         cure = "belongs to a running cluster: name one, or give --workers alone"
         raise UsageError("--min-workers", min_workers, cure)
+    if most is not None and cluster is None:
+        raise UsageError(
+            "--max-workers", max_workers, "belongs to a cluster that `clusterglm up` started: --cluster NAME"
+        )
+    if most is not None and most < (least or 1):
+        raise UsageError("--max-workers", max_workers, f"fewer than --min-workers {least}")
     if resume is not None and out is not None:
         raise UsageError("--out", out, "given together with --resume: the run goes on in its own folder")
     if resume is None:
@@ -119,7 +129,7 @@ def fit(
 
     display = Display(quiet)
     checkpoint = Path(resume or out or "", CHECKPOINT)
-    with one_interruption(checkpoint), where.client() as (client, ask_for), display:
+    with one_interruption(checkpoint), where.client(display.phase) as (client, ask_for), display:
         if client is not None and least is not None:
             from clusterglm.clusters.workers import await_workers
 
@@ -130,6 +140,7 @@ def fit(
             resume=resume,
             overwrite=overwrite,
             ask_for=ask_for,
+            most_workers=most,
             progress=display,
             timeout=where.seconds,
             command=redact(" ".join(["clusterglm", *map(shell_word, sys.argv[1:])])),

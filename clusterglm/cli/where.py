@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clusterglm import config
 from clusterglm.errors import INTERRUPTED, RESUMABLE, ClusterError, UsageError
 from clusterglm.units import parse_count, parse_duration, parse_memory
 
@@ -49,6 +48,8 @@ class Where:
     scheduler_file: str | None = None
     timeout: str | None = None
     allow_version_mismatch: bool = False
+    least: int | None = None  # workers, of a cluster whose number of them follows the fit
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.named) > 1:
@@ -86,8 +87,10 @@ class Where:
         return own
 
     @contextlib.contextmanager
-    def client(self) -> Iterator[tuple[Client | None, Callable[[int], object] | None]]:
+    def client(self, phase: Callable[[str], object]) -> Iterator[tuple[Client | None, Callable[[int], object] | None]]:
         """Yield the client of a running cluster and how to ask it for workers; None where none is named.
+
+        A cluster that waits in the queue of a batch system is waited for; ``phase`` is called with what for.
 
         Raises
         ------
@@ -99,19 +102,14 @@ class Where:
         if not self.named:
             yield None, None
             return
-        ask_for, mismatch = None, self.allow_version_mismatch
+        crew, mismatch = None, self.allow_version_mismatch
         if self.cluster is not None:
-            from clusterglm.clusters.lookup import connect_cluster, lookup
+            from clusterglm.clusters.crew import Crew
+            from clusterglm.clusters.lookup import await_cluster, connect_cluster
 
+            await_cluster(self.cluster, "--cluster", self.seconds, phase)
             client = connect_cluster(self.cluster, timeout=self.seconds, allow_version_mismatch=mismatch)
-            name = self.cluster
-
-            def ask_for(n: int) -> None:
-                launcher, record = lookup(name)
-                # No more than its user has left it meanwhile; and a queue that does not answer is no end of a fit.
-                with contextlib.suppress(ClusterError):
-                    launcher.scale(record, min(n, record.workers), config.get("start-timeout"))
-
+            crew = Crew(self.cluster, self.least, self.most)
         else:
             from clusterglm.clusters.connect import connect, read_scheduler_file
 
@@ -124,8 +122,10 @@ class Where:
 
         with quiet():  # a scheduler that goes is told in one line, by the command
             try:
-                yield client, ask_for
+                yield client, crew.ask_for if crew is not None else None
             finally:
+                if crew is not None:
+                    crew.release()
                 with contextlib.suppress(Exception):  # nothing is left to close where the scheduler is gone
                     client.close(timeout=2)
 
@@ -136,7 +136,7 @@ class Where:
         Raises what ``client`` raises, and ClusterError where the scheduler goes meanwhile.
         """
         with contextlib.ExitStack() as stack:
-            client, _ = stack.enter_context(self.client())
+            client, _ = stack.enter_context(self.client(phase))
             if client is None:
                 from clusterglm.clusters.embedded import embedded
 

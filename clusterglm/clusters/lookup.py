@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from clusterglm import config
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Launcher, Record, configured
 from clusterglm.clusters.registry import Registry, checked_name, not_known
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds between two questions to a queue
 
 
 def launcher_of(record: Record) -> Launcher:
@@ -96,6 +99,32 @@ def check_alive(launcher: Launcher, record: Record, what: str = "cluster") -> No
         if record.state == "up":
             found = "runs, but its folder was removed and with it its address:"
         raise ClusterError(what, record.name, f"{found} {cure}")
+
+
+def await_cluster(name: str, what: str, seconds: float | None, tell: Callable[[str], object]) -> None:
+    """Wait while the scheduler of a cluster is pending or starts, and ``tell`` for what, in its system's own words.
+
+    ``seconds`` is the limit, None for as long as it is pending, and the setting ``start-timeout`` for its start.
+    Whoever connects then finds out what has become of it.
+    """
+    launcher, record = lookup(name, what)
+    since, pause, told = time.monotonic(), _FIRST_PAUSE, ""
+    while record.state == "up" and not record.address:
+        state = launcher.state(record)
+        if state not in ("pending", "starting"):
+            break
+        members = launcher.members(record)
+        note = f" ({members[0].note})" if members and members[0].note and state == "pending" else ""
+        if (text := f"waiting for {name}: its scheduler is {state}{note}") != told:
+            tell(text)
+            told, pause = text, _FIRST_PAUSE
+        if seconds is None and state == "pending":
+            since = time.monotonic()
+        if time.monotonic() - since > (seconds or config.get("start-timeout")):
+            break
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE if state == "pending" else 1.0)
+        launcher, record = lookup(name, what)
 
 
 def connect_cluster(

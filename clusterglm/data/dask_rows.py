@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -35,6 +36,7 @@ _ATTEMPTS = 30
 _LONGEST_BACK_OFF = 2.0  # seconds
 _GLANCE = 2.0  # seconds between looks at a round that goes on
 _SETTLED = 2.0  # seconds between looks at who the workers are
+_ASKED = 10.0  # seconds between two wishes for workers, which may wait in a queue
 _MOVES = 5  # tries to spread the chunks evenly when workers have come or gone
 _ROUND_LIMIT = 150.0  # seconds without any task finishing: above twice the worker-ttl of 60 s
 _round_number = itertools.count()
@@ -65,6 +67,8 @@ class DaskRows:
         From a global row to the words that say where it came from.
     ask_for : callable, optional
         Asks the cluster's launcher for this many workers; None where somebody else started the cluster.
+    most : int, optional
+        The most workers that it is asked for; fewer where there are fewer chunks. By default those of the plan.
     on_rows : callable, optional
         ``on_rows(done, total, seconds)`` is called about once a second in a long pass.
     limit : float
@@ -80,9 +84,12 @@ class DaskRows:
         ask_for: Callable[[int], object] | None = None,
         on_rows: tally.OnRows | None = None,
         limit: float = _ROUND_LIMIT,
+        most: int | None = None,
     ) -> None:
         self.client, self.make, self.plan, self.locate = client, make, plan, locate
-        self.ask_for, self.limit = ask_for, limit
+        self.ask_for, self.limit, self.most = ask_for, limit, most
+        threads_each = max(1, plan.threads // max(1, plan.workers))
+        self.wanted = plan.workers if most is None else min(most, math.ceil(plan.chunks / threads_each))
         self.address = client.scheduler.address  # which a client that has lost it no longer knows
         self.rows, self.columns = plan.rows, plan.columns
         self.local_problems, self.nbytes = plan.local_problems, plan.bytes
@@ -93,12 +100,13 @@ class DaskRows:
         self._shares: list[Share] = []
         self._homes: list[str | None] = [None] * plan.chunks  # where each was last wished for
         self._threads: dict[str, int] = {}
-        self._looked, self._moves = 0.0, 0
+        self._looked, self._moves, self._asked = 0.0, 0, -math.inf
         self._tally = None if on_rows is None else tally.Tally(client, plan.rows, on_rows)
 
     def load(self) -> DaskRows:
         """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
         self._threads, self._looked = self._workers(), time.monotonic()
+        self._keep(len(self._threads))
         homes = place(self._homes, self._threads) if self._threads else None
         self._homes = list(homes or self._homes)
         self.chunks = self.make(self.client, range(self.plan.chunks), 0, homes)
@@ -189,6 +197,7 @@ class DaskRows:
         if time.monotonic() - self._looked < _SETTLED:
             return
         self._looked, threads = time.monotonic(), self._workers()
+        self._keep(len(threads))
         if threads and threads != self._threads:
             self._threads, self._moves = threads, _MOVES
         if not threads or not self._moves:
@@ -200,6 +209,14 @@ class DaskRows:
             self._moves -= 1
             self._shares = []
             self._make_again(moved, homes)
+
+    def _keep(self, present: int) -> None:
+        """Ask for the workers that are missing, or for fewer where some can have no work; that may take its time."""
+        if self.ask_for is None or time.monotonic() - self._asked < _ASKED:
+            return
+        if present < self.wanted or (self.most is not None and present > self.wanted):
+            self._asked = time.monotonic()
+            self.ask_for(self.wanted)
 
     def _make_again(self, indices: list[int], homes: Sequence[str] | None) -> None:
         """Replace these chunks by new ones, made where ``homes`` has a worker for every chunk."""
@@ -272,8 +289,8 @@ class DaskRows:
             # What a chunk is made from may have keys of its own: while anything holds it, it fails as it did before.
             self.client.cancel([self.chunks[i] for i in lost], force=True)
             self._make_again(lost, place(holders, threads) if threads else None)
-        if self.ask_for is not None and len(self.client.scheduler_info(n_workers=-1)["workers"]) < self.plan.workers:
-            self.ask_for(self.plan.workers)
+        if self.ask_for is not None and len(self.client.scheduler_info(n_workers=-1)["workers"]) < self.wanted:
+            self.ask_for(self.wanted)
 
 
 def retried() -> tuple[type[BaseException], ...]:

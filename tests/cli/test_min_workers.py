@@ -33,6 +33,16 @@ def test_a_fit_waits_for_as_many_workers_as_it_needs(cli: Any, begin: Any, home:
     assert (lost.returncode, words.splitlines()[-1].endswith("the scheduler is gone")) == (4, True), words
 
 
+def test_a_fit_has_as_many_workers_as_it_may_and_gives_them_back(cli: Any, home: Any, tmp_path: Any) -> None:
+    assert cli("up", "local", "--workers", 1, "--memory", "1GB", "--name", "grows").returncode == 0
+    fit = ("fit", "admm", "--rows", "2e5", "--json", "--cluster", "grows")
+    done = cli(*fit, "--min-workers", 1, "--max-workers", 3, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["workers"] > 1
+    assert json.loads(cli("status", "grows", "--json").stdout)["workers"] == 1
+    assert cli("down", "grows").returncode == 0
+
+
 def test_workers_that_are_waited_for_keep_their_scheduler_awake(cli: Any, begin: Any, home: Any, tmp_path: Any) -> None:
     up = cli("up", "local", "--workers", 1, "--memory", "1GB", "--name", "brief", "--idle-timeout", "4s")
     assert up.returncode == 0
@@ -46,6 +56,11 @@ def test_workers_that_are_waited_for_keep_their_scheduler_awake(cli: Any, begin:
     [
         (("--min-workers", "2"), "--min-workers (2): belongs to a running cluster"),
         (("--min-workers", "0", "--cluster", "lab"), "--min-workers (0): must be at least 1"),
+        (("--max-workers", "2"), "--max-workers (2): belongs to a cluster that `clusterglm up` started"),
+        (
+            ("--min-workers", "3", "--max-workers", "2", "--cluster", "lab"),
+            "--max-workers (2): fewer than --min-workers 3",
+        ),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused(cli: Any, arguments: tuple[str, ...], words: str) -> None:

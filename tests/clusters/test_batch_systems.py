@@ -67,6 +67,17 @@ def asked(text: str, mark: str) -> list[str]:
              "-O FOLDER/logs/worker-%jobid%.oar", "-E FOLDER/logs/worker-%jobid%.oar"],
         ),
         (
+            "htcondor",
+            "#CONDOR",
+            {"accounting_group": "sky", "directive": ["request_gpus = 1"]},
+            ["batch_name = cglm-NAME-worker", '+ClusterGLM = "clusterglm;name=lab;uid=UID;role=worker;dir=FOLDER"',
+             "universe = vanilla", "executable = /bin/bash",
+             'arguments = "FOLDER/worker.sh $(ClusterId) $(ProcId)"', "transfer_executable = False",
+             "should_transfer_files = IF_NEEDED", "initialdir = FOLDER", "request_cpus = 4", "request_memory = 7630",
+             "periodic_remove = JobStatus == 2 && time() - EnteredCurrentStatus > 7200", "accounting_group = sky",
+             "request_gpus = 1"],
+        ),
+        (
             "moab",
             "#MSUB",
             {"queue": "batch", "account": "lab"},
@@ -91,7 +102,7 @@ def test_a_job_asks_for_what_was_asked_for(
     if len(expected) > 3:
         assert found == [full(line) for line in expected]
     assert set(map(full, expected)) <= set(found)
-    assert any("24:00" in line for line in asked(steps["scheduler.sh"], mark))
+    assert any("24:00" in line or "> 86400" in line for line in asked(steps["scheduler.sh"], mark))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +112,13 @@ def test_a_job_asks_for_what_was_asked_for(
         ("sge", ["qsub -terse F/scheduler.sh", "qsub -terse -t 1-52 -tc 4 F/worker.sh"]),
         ("lsf", ["bsub < F/scheduler.sh", "bsub -w 'started(JOB)' -ti -J 'N[1-52]%4' < F/worker.sh"]),
         ("oar", ["oarsub -S F/scheduler.sh", "oarsub --array 4 -S F/worker.sh"]),
+        (
+            "htcondor",
+            [
+                "sed -n 's/^#CONDOR //p' F/scheduler.sh | condor_submit -terse - -queue 1",
+                "sed -n 's/^#CONDOR //p' F/worker.sh | condor_submit -terse - -queue 4",
+            ],
+        ),
         ("moab", ["msub F/scheduler.sh", "msub -W depend=after:JOB -t 0-3 F/worker.sh"]),
     ],
 )
@@ -134,9 +152,17 @@ def test_scripts_are_clean_shell_that_holds_libraries_to_one_thread(tmp_path: Pa
 def test_no_words_of_a_user_become_directives_or_shell(target: str, text: str) -> None:
     """They are refused, or a script has as many lines as without them and the words stand in one of them."""
     launcher = SYSTEMS[target]
-    names = {"queue", "account", "project", "pe", "resource_spec", "partition", "qos"} & set(
-        launcher.__dataclass_fields__
-    )
+    names = {
+        "queue",
+        "account",
+        "project",
+        "pe",
+        "resource_spec",
+        "partition",
+        "qos",
+        "accounting_group",
+        "disk",
+    } & set(launcher.__dataclass_fields__)
     plain = len(configured(launcher).plan("lab", Size(2)).steps["worker.sh"].splitlines())
     for name in sorted(names):
         try:

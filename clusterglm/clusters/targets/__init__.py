@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clusterglm.clusters.targets.htcondor import HTCondor
 from clusterglm.clusters.targets.local import Local
 from clusterglm.clusters.targets.lsf import LSF
 from clusterglm.clusters.targets.moab import Moab
@@ -12,4 +13,5 @@ from clusterglm.clusters.targets.pbs import PBS
 from clusterglm.clusters.targets.sge import SGE
 from clusterglm.clusters.targets.slurm import Slurm
 
-TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in (Local, Slurm, PBS, SGE, LSF, OAR, Moab)}
+_ALL: tuple[type[Any], ...] = (Local, Slurm, PBS, SGE, HTCondor, LSF, OAR, Moab)
+TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in _ALL}

@@ -73,7 +73,7 @@ class JobQueue(JobOptions):
         folder = Folder(Path(plan.steps["folder"]))
         of_site = site.settings(self.section)
         generations, processes = self.generations(of_site), self.shape(of_site)[1]
-        details: dict[str, Any] = {"folder": str(folder.path), "keys": str(folder.path / "tls")}
+        details = self._details(folder, processes)
         record = dataclasses.replace(record, options=plan.options, details=details)
         save(record)
         noted = {"name": plan.name, "target": self.target, "workers": plan.size.workers, "options": plan.options}
@@ -110,7 +110,7 @@ class JobQueue(JobOptions):
         folder = Folder(tag.folder)
         noted = folder.plan()
         running = sum(job.role == WORKER and job.state == "running" for job in jobs)
-        details: dict[str, Any] = {"folder": str(folder.path), "keys": str(folder.path / "tls")}
+        details = self._details(folder, int(noted.get("processes", 1)))
         details |= {SCHEDULER: next((job.id for job in jobs if job.role == SCHEDULER), "")}
         return Record(
             name=name,
@@ -225,6 +225,9 @@ class JobQueue(JobOptions):
             for job in self.commands.jobs()
             if job.tag.name == record.name and (folder is None or job.tag.uid == uid)
         ]
+
+    def _details(self, folder: Folder, processes: int) -> dict[str, Any]:
+        return {"folder": str(folder.path), "keys": str(folder.path / "tls"), "processes": processes}
 
     def _folder(self, record: Record) -> Folder:
         return Folder(Path(str(record.details.get("folder", os.devnull))))

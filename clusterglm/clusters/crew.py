@@ -1,0 +1,50 @@
+"""The workers of a running cluster as a fit wants them: as many as its user has left it, or between two numbers.
+
+No process does this but the fit itself, between two passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from clusterglm import config
+from clusterglm.clusters.lookup import lookup
+from clusterglm.clusters.registry import Registry
+from clusterglm.errors import ClusterglmError
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Asks for the workers of cluster ``name``: worker processes, of which a job of a batch system may bring several.
+
+    Attributes
+    ----------
+    least, most : int, optional
+        Their number at least and at most; without ``most`` it is what the cluster's user has left it.
+    """
+
+    name: str
+    least: int | None = None
+    most: int | None = None
+
+    def ask_for(self, workers: int) -> None:
+        """Bring the cluster to so many workers, as far as that is allowed.
+
+        A queue that does not answer, or somebody who changes the cluster at this moment, is no end of a fit.
+        """
+        with contextlib.suppress(ClusterglmError):
+            launcher, record = lookup(self.name)
+            each = int(record.details.get("processes", 1))
+            jobs = record.workers
+            if self.most is not None:
+                wanted = max(self.least or 1, min(workers, self.most))
+                jobs = max(1, min(-(-wanted // each), self.most // each))
+            registry = Registry()
+            with registry.holding(self.name, "fit"):
+                registry.save(launcher.scale(record, jobs, config.get("start-timeout")))
+
+    def release(self) -> None:
+        """Give back what only a fit needed."""
+        if self.most is not None:
+            self.ask_for(self.least or 1)
