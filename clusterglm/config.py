@@ -35,6 +35,12 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(what, value, "must be text")
+    return value
+
+
 KEYS: dict[str, Callable[[Any, str], Any]] = {
     "workers": _whole,
     "threads-per-worker": _whole,
@@ -43,6 +49,9 @@ KEYS: dict[str, Callable[[Any, str], Any]] = {
     "start-timeout": parse_duration,
     "connect-timeout": parse_duration,
     "idle-timeout": parse_duration,
+    "hosts": _text,
+    "ssh-config": _text,
+    "known-hosts": _text,
     "distributed": _mapping,
 }
 

@@ -56,11 +56,16 @@ def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def clusterglm() -> Clusterglm:
-    """Run one command line to its end: ``clusterglm("fit", "newton", ..., cwd=folder, env={...})``."""
+    """Run one command line to its end: ``clusterglm("fit", "newton", ..., cwd=folder, env={...})``.
 
-    def run(*arguments: object, env: dict[str, str] | None = None, **words: Any) -> subprocess.CompletedProcess[str]:
+    ``before`` are the words of a command that runs it.
+    """
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, before: Sequence[str] = (), **words: Any
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *map(os.fsdecode, map(_text, arguments))],
+            [*before, *COMMAND, *map(os.fsdecode, map(_text, arguments))],
             capture_output=True,
             text=True,
             errors="backslashreplace",
@@ -168,10 +173,11 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         *arguments: object,
         cwd: Path = tmp_path,
         env: dict[str, str] | None = None,
+        before: Sequence[str] = (),
         command: Sequence[str] = COMMAND,
         **words: Any,
     ) -> Running:
-        line = [*command, *map(str, arguments)]
+        line = [*before, *command, *map(str, arguments)]
         started.append(Running(line, cwd, {**os.environ, **(env or {})}, **words))
         return started[-1]
 
@@ -349,3 +355,23 @@ def sge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         pytest.skip(f"{missing[0]} missing: needs root, and gridengine-master, -exec and -client")
     with sge.running(tmp_path_factory.mktemp("sge")) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def _lab_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from hosts import lab
+
+    if missing := lab.missing():
+        pytest.skip(f"{missing[0]} missing: needs root, iproute2 and openssh-server")
+    with lab.running(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lab(_lab_hosts: Any) -> Iterator[Any]:
+    """Four hosts reached over SSH (hosts/lab.py), as the environment has them; nothing runs there afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _lab_hosts.environment.items():
+            patch.setenv(name, value)
+        yield _lab_hosts
+    assert {node: _lab_hosts.processes(node) for node in _lab_hosts.nodes} == {node: [] for node in _lab_hosts.nodes}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
 
 from clusterglm.cli import output
+from clusterglm.cli.where import Hosts
 from clusterglm.clusters.launcher import Launcher, Record
 from clusterglm.clusters.lookup import everything, lookup
 from clusterglm.clusters.registry import Registry, checked_name
@@ -22,16 +24,17 @@ def register(app: typer.Typer) -> None:
         all_: bool = typer.Option(False, "--all", help="All of them."),
         expired: bool = typer.Option(False, "--expired", help="Those that have ended by themselves."),
         if_exists: bool = typer.Option(False, "--if-exists", help="An unknown name is no error."),
+        hosts: Hosts = None,
     ) -> None:
         """End clusters, and whatever an interrupted command has left of them."""
         if bool(names) + all_ + expired != 1:
             raise UsageError("down", None, "give names, or --all, or --expired")
         troubles: list[ClusterError] = []
-        chosen = [checked_name(name, "cluster") for name in names or everything(troubles)]
+        chosen = [checked_name(name, "cluster") for name in names or everything(troubles, hosts)]
         found = []
         for name in chosen:
             try:
-                found.append(lookup(name))
+                found.append(lookup(name, hosts=hosts))
             except UsageError:
                 if not if_exists:
                     raise
@@ -60,6 +63,11 @@ def _end(launcher: Launcher, record: Record) -> None:
         with registry.holding(name, "down"):
             ended = launcher.stop(record)
             registry.update(name, state="down")
+    except ClusterError:
+        with contextlib.suppress(ClusterError):
+            if launcher.state(record) == "gone":  # what is left of it ends by itself
+                registry.update(name, state="down")
+        raise
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted", None, f"not all of {name} removed: run clusterglm down {name}") from error
     how = "found by tag and ended" if record.state == "starting" else "ended"

@@ -7,6 +7,7 @@ from collections import deque
 import typer
 
 from clusterglm.cli import output
+from clusterglm.cli.where import Hosts
 from clusterglm.clusters.lookup import everything, lookup
 from clusterglm.clusters.registry import not_known
 from clusterglm.errors import redact, unknown
@@ -23,12 +24,13 @@ def register(app: typer.Typer) -> None:
             None, metavar="[PROCESS]", help="scheduler, worker-0, ...: one log alone."
         ),
         lines: str = typer.Option("40", metavar="N", help="Lines from the end of each log."),
+        hosts: Hosts = None,
     ) -> None:
         """Print the end of every log of a cluster, or of one."""
         count = parse_count(lines, "--lines", of="lines")
-        launcher, record = lookup(name)
+        launcher, record = lookup(name, hosts=hosts)
         if record.state == "down":
-            raise not_known(name, everything())
+            raise not_known(name, everything(hosts=hosts))
         files = dict(launcher.logs(record))
         if process is not None and process not in files:
             raise unknown("PROCESS", process, files)

@@ -6,6 +6,7 @@ import typer
 
 from clusterglm.cli import output
 from clusterglm.cli.up import summary
+from clusterglm.cli.where import Hosts
 from clusterglm.clusters.lookup import everything, lookup
 from clusterglm.errors import ClusterError
 
@@ -14,13 +15,13 @@ def register(app: typer.Typer) -> None:
     """Add ``ls``."""
 
     @app.command()
-    def ls(json_: bool = typer.Option(False, "--json", help="Print a list of objects.")) -> None:
+    def ls(json_: bool = typer.Option(False, "--json", help="Print a list of objects."), hosts: Hosts = None) -> None:
         """List your clusters and what has become of them."""
         found = []
         troubles: list[ClusterError] = []
-        for name in everything(troubles):
+        for name in everything(troubles, hosts):
             try:
-                launcher, record = lookup(name)
+                launcher, record = lookup(name, hosts=hosts)
             except ClusterError as error:
                 output.warning(str(error))
                 continue

@@ -8,6 +8,7 @@ import typer
 
 from clusterglm.cli import output
 from clusterglm.cli.up import summary
+from clusterglm.cli.where import Hosts
 from clusterglm.clusters.launcher import Member, Record
 from clusterglm.clusters.lookup import connect_cluster, lookup
 from clusterglm.units import format_size
@@ -23,9 +24,10 @@ def register(app: typer.Typer) -> None:
         allow_version_mismatch: bool = typer.Option(
             False, "--allow-version-mismatch", help="Go on where versions of Python, Dask or numpy differ."
         ),
+        hosts: Hosts = None,
     ) -> None:
         """Ask a cluster for its workers and their memory (exit code 4 when it does not answer)."""
-        launcher, record = lookup(name)
+        launcher, record = lookup(name, hosts=hosts)
         members = launcher.members(record) if record.state == "up" else []
         if members and not record.address:
             show_waiting(record, launcher.state(record), members, json_)

@@ -49,13 +49,21 @@ def _command(launcher: type[Any]) -> Callable[..., None]:
     """Return the command of a target: its signature is the common options and the launcher's fields."""
 
     def command(**given: Any) -> None:
+        if (inventory := given.pop("inventory", None)) is not None:
+            if given["hosts"] is not None:
+                raise UsageError("--hosts", given["hosts"], f"given together with {inventory}: give one of them")
+            given["hosts"] = inventory
         start(launcher, given, **{name: given.pop(name) for name in _COMMON})
 
     common = {
         name: options.Parameter(bool if option.default is False else str | None, option)
         for name, option in _COMMON.items()
     }
-    return options.give(command, common | options.of_fields(launcher))
+    own = options.of_fields(launcher)
+    if "hosts" in own:
+        argument = typer.Argument(None, metavar="[INVENTORY]", help="Hosts, as for --hosts.")
+        own["inventory"] = options.Parameter(str | None, argument)
+    return options.give(command, common | own)
 
 
 def start(
@@ -75,7 +83,7 @@ def start(
     seconds = parse_duration(timeout) if timeout is not None else None
     count = parse_count(workers, "--workers", of="workers") if workers is not None else None
     launcher: Launcher = configured(target, **options)
-    count = count or config.get("workers") or _default_workers(target)
+    count = count or launcher.default_workers()
     limit = config.get("worker-limit")
     if count > limit and not yes:
         raise UsageError(
@@ -100,14 +108,6 @@ def summary(record: Record, state: str | None = None) -> dict[str, Any]:
     return {key: getattr(record, key) for key in keys} | {"state": state or record.state}
 
 
-def _default_workers(target: type[Any]) -> int:
-    if target.parts != "processes":
-        raise UsageError("--workers", None, f"missing: say how many {target.parts}")
-    from clusterglm.clusters.settings import cores
-
-    return cores()
-
-
 def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | None) -> Record:
     registry = Registry()
     name = name or _free_name(registry, launcher)
@@ -129,7 +129,11 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             registry.save(record)
             return record
         except BaseException as error:
-            removed = _remove(registry, launcher, name)
+            try:
+                removed = _remove(registry, launcher, name)
+            except ClusterError as left:
+                output.warning(str(left))
+                raise error from left
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted", None, f"removed {removed} {launcher.parts}") from error
             raise

@@ -30,6 +30,9 @@ AllowMismatch = Annotated[bool, typer.Option(help="Go on where the cluster's ver
 Workers = Annotated[str | None, typer.Option(metavar="N", help="Processes of the cluster that this command starts.")]
 Threads = Annotated[str | None, typer.Option(metavar="N", help="Threads of each of them.  [default: 1]")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each of them, such as 4GB.")]
+Hosts = Annotated[
+    str | None, typer.Option(metavar="HOSTS", help="Look on these hosts too, a,b,c or an inventory (up ssh).")
+]
 Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Give up when the cluster takes longer to answer.")]
 
 

@@ -77,6 +77,9 @@ class Launcher(Protocol):
     target: ClassVar[str]
     parts: ClassVar[str]  # what a cluster consists of: processes, jobs, machines
 
+    def default_workers(self) -> int:
+        """Return the number of workers where nobody says one; UsageError where somebody must."""
+
     def plan(self, name: str, size: Size) -> Plan:
         """Return what would be started. Pure: nothing is touched."""
 
@@ -151,5 +154,7 @@ def configured(launcher: type[Any], **given: Any) -> Any:
     }
     for name, item in options.items():
         if name not in values:
-            values[name] = config.get(item.metadata["setting"]) if item.metadata["setting"] else item.default
+            setting = item.metadata["setting"]
+            value = config.get(setting) if setting else item.default
+            values[name] = item.metadata["parse"](value, f"clusterglm.{setting}") if setting and value else value
     return launcher(**values)

@@ -31,8 +31,11 @@ def launcher_of(record: Record) -> Launcher:
     return launcher
 
 
-def lookup(name: str, what: str = "cluster") -> tuple[Launcher, Record]:
+def lookup(name: str, what: str = "cluster", hosts: str | None = None) -> tuple[Launcher, Record]:
     """Return the launcher and the record of a cluster, its record made up again where it was deleted.
+
+    Without a record, clusters on hosts that are reached over SSH are looked for on ``hosts``, or else on those of the
+    setting.
 
     Raises
     ------
@@ -45,13 +48,14 @@ def lookup(name: str, what: str = "cluster") -> tuple[Launcher, Record]:
     record = registry.read(checked_name(name, what))
     if record is None:
         troubles: list[ClusterError] = []
-        record = next(iter(_ask_each(lambda launcher: launcher.find(name), troubles)), None)
+        record = next(iter(_ask_each(lambda launcher: launcher.find(name), troubles, hosts)), None)
         if record is None and troubles:
             raise troubles[0]
         if record is None:
-            raise not_known(name, everything(), what)
+            raise not_known(name, everything(hosts=hosts), what)
         registry.save(record)
-    elif record.state == "up" and not record.address:  # it waited in a queue when this was written
+    elif record.state == "up" and not (record.address and _has_keys(record)):
+        # It waited in a queue when this was written, or its keys were removed here.
         found_now = launcher_of(record).find(name)
         if found_now is not None and found_now.address:
             record = dataclasses.replace(record, address=found_now.address, dashboard=found_now.dashboard)
@@ -61,21 +65,26 @@ def lookup(name: str, what: str = "cluster") -> tuple[Launcher, Record]:
     return launcher_of(record), record
 
 
-def everything(troubles: list[ClusterError] | None = None) -> list[str]:
+def _has_keys(record: Record) -> bool:
+    return "keys" not in record.details or Path(record.details["keys"]).is_dir()
+
+
+def everything(troubles: list[ClusterError] | None = None, hosts: str | None = None) -> list[str]:
     """Return the names of all clusters that are not down: recorded, or found running without a record.
 
     ``troubles`` takes the errors of systems that do not answer: of these the records alone are known.
     """
-    running = _ask_each(lambda launcher: launcher.names(), [] if troubles is None else troubles)
+    running = _ask_each(lambda launcher: launcher.names(), [] if troubles is None else troubles, hosts)
     return sorted(set().union(*running) | set(Registry().open_names()))
 
 
-def _ask_each(question: Callable[[Launcher], T | None], troubles: list[ClusterError]) -> list[T]:
+def _ask_each(question: Callable[[Launcher], T | None], troubles: list[ClusterError], hosts: str | None) -> list[T]:
     """Return what the systems answer, without those that have none."""
     answers = []
     for target in TARGETS.values():
+        on_hosts = any(item.name == "hosts" for item in dataclasses.fields(target))
         try:
-            answer = question(target())
+            answer = question(configured(target, hosts=hosts) if on_hosts else target())
         except ClusterError as error:
             troubles.append(error)
             continue

@@ -107,6 +107,12 @@ def run_folder(name: str) -> Path:
     return state_path() / "clusters" / checked_name(name, "cluster")
 
 
+def cluster_folder(name: str) -> Path:
+    """Return that folder, made where it is missing; raises as ``private_folder`` does."""
+    private_folder(state_folder() / "clusters")
+    return private_folder(run_folder(name))
+
+
 class Registry:
     """The records of one user. Two of these objects, in any processes, see the same records."""
 

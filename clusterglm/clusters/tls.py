@@ -6,8 +6,9 @@ Whoever may read ``key.pem`` may run code on the cluster, so the files are their
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from clusterglm.clusters.registry import private_folder
@@ -32,7 +33,13 @@ def make(folder: Path) -> Path:
     private_folder(folder)
     if all((folder / name).exists() for name in FILES):
         return folder
-    for name, content in zip(FILES, _pair(), strict=True):
+    return keep(folder, dict(zip(FILES, _pair(), strict=True)))
+
+
+def keep(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files of keys (0600) into a folder (0700), and return it; raises what ``make`` raises."""
+    private_folder(folder)
+    for name, content in files.items():
         partial = folder / f"{name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -64,7 +71,7 @@ def security(folder: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(folder / CA), **pairs)
 
 
-def variables(folder: Path) -> dict[str, str]:
+def variables(folder: PurePath) -> dict[str, str]:
     """Return the environment in which ``dask scheduler`` and ``dask worker`` speak to holders of these keys alone.
 
     Not their options ``--tls-cert`` and so on, with which a scheduler refuses ``--interface``.

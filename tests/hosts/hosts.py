@@ -2,7 +2,7 @@
 
 They lie in a "site" of namespaces, so the machine's own network, mounts and processes are untouched, and whoever ends
 the site's first process ends everything in it. Files are the machine's own, as on a shared file system, but for folders
-that a test lays over others. Needs root.
+that a test lays over others; hosts of ``roots`` have a root file system of their own, a copy on write. Needs root.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,13 @@ _SECONDS = 20.0
 _SPACES = ("--net", "--mount", "--uts", "--ipc", "--pid")
 # The first process of a host: it takes in those whose parents have ended.
 _FIRST = "while :; do sleep 3600 & wait $!; done"
+# A root file system over the machine's, whose changes lie in memory.
+_OWN_ROOT = """
+mount -t tmpfs -o mode=755 tmpfs "$1"; cd "$1"; mkdir upper work root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" root; cd root
+mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t tmpfs -o mode=755 tmpfs run; mkdir run/old; pivot_root . run/old; umount -l run/old; rmdir run/old
+"""
 
 
 def missing() -> list[str]:
@@ -31,8 +39,8 @@ def missing() -> list[str]:
 class Hosts:
     """Running hosts of these ``names``; on each the folders of ``over`` lie over those they are keyed by."""
 
-    def __init__(self, folder: Path, names: Sequence[str], over: Mapping[str, Path]) -> None:
-        self.folder, self.names = folder, list(names)
+    def __init__(self, folder: Path, names: Sequence[str], over: Mapping[str, Path], roots: Sequence[str] = ()) -> None:
+        self.folder, self.names, self.roots = folder, list(names), list(roots)
         self.spaces: list[subprocess.Popen[bytes]] = []  # the site's, then those of the hosts
         self.first: dict[str, int] = {}  # process numbers, as this machine counts
         addresses = {name: f"{_NETWORK}.{number}" for number, name in enumerate(names, start=10)}
@@ -40,33 +48,72 @@ class Hosts:
         (folder / "hosts").write_text("\n".join(lines) + "\n")
         (folder / "resolv.conf").touch()  # no name server: a look-up would wait for it
         self.addresses = addresses
+        self.site: list[str] = []  # the beginning of a command on the network between the hosts
         self.over = {"/etc/hosts": folder / "hosts", "/etc/resolv.conf": folder / "resolv.conf", **over}
 
     def start(self) -> None:
         """Make the site, its network and the hosts."""
         top = self._first_of(self._unshared(["setpriv", "--pdeathsig", "KILL"]))
-        site = ["nsenter", "--target", str(top), "--net"]
-        _run(*site, "ip", "link", "add", "switch", "type", "bridge")
-        _run(*site, "ip", "link", "set", "switch", "up")
-        for number, name in enumerate(self.names):
-            first = self._first_of(self._unshared(["nsenter", "--target", str(top), "--all"]))
-            self.first[name] = first
-            inner = ["nsenter", "--target", str(first), "--net"]
-            link = ("type", "veth", "peer", "name", "eth0", "netns", str(first))
-            _run(*site, "ip", "link", "add", f"port{number}", *link)
-            _run(*site, "ip", "link", "set", f"port{number}", "master", "switch", "up")
-            _run(*inner, "ip", "address", "add", f"{self.addresses[name]}/24", "dev", "eth0")
-            for link_ in ("eth0", "lo"):
-                _run(*inner, "ip", "link", "set", link_, "up")
-            # What asks for "the" address of a host asks for the one towards all others.
-            _run(*inner, "ip", "route", "add", "default", "dev", "eth0")
-            self.run(name, "hostname", name)
-            for place, source in self.over.items():
-                self.run(name, "mount", "--bind", str(source), place)
+        self.site = ["nsenter", "--target", str(top), "--net"]
+        _run(*self.site, "ip", "link", "add", "switch", "type", "bridge")
+        _run(*self.site, "ip", "link", "set", "switch", "up")
+        for name in self.names:
+            self.make(name)
+
+    def make(self, name: str) -> None:
+        """Start a host, for the first time or after ``kill``: then its files are the machine's again."""
+        first = self._first_of(self._unshared(["nsenter", "--target", self.site[2], "--all"]))
+        self.first[name] = first
+        inner = ["nsenter", "--target", str(first), "--net"]
+        link = ("type", "veth", "peer", "name", "eth0", "netns", str(first))
+        _run(*self.site, "ip", "link", "add", self._port(name), *link)
+        _run(*self.site, "ip", "link", "set", self._port(name), "master", "switch", "up")
+        _run(*inner, "ip", "address", "add", f"{self.addresses[name]}/24", "dev", "eth0")
+        for link_ in ("eth0", "lo"):
+            _run(*inner, "ip", "link", "set", link_, "up")
+        # What asks for "the" address of a host asks for the one towards all others.
+        _run(*inner, "ip", "route", "add", "default", "dev", "eth0")
+        self.run(name, "hostname", name)
+        if name in self.roots:
+            place = self.folder / f"root-{name}"
+            place.mkdir(exist_ok=True)
+            self.run(name, "bash", "-ec", _OWN_ROOT, "bash", str(place))
+        for path, source in self.over.items():
+            if name in self.roots:  # the machine's file of this name may be a link to nowhere here
+                self.run(name, "cp", "--remove-destination", str(source), path)
+            else:
+                self.run(name, "mount", "--bind", str(source), path)
 
     def command(self, name: str, *words: str) -> list[str]:
         """Return the command line that runs a command on a host."""
-        return ["nsenter", "--target", str(self.first[name]), "--all", "--wd=.", "--", *words]
+        here = [] if name in self.roots else ["--wd=."]
+        return ["nsenter", "--target", str(self.first[name]), "--all", *here, "--", *words]
+
+    def cut(self, name: str) -> None:
+        """Take a host off the network. Its processes live on, and no packet tells of it."""
+        _run(*self.site, "ip", "link", "set", self._port(name), "down")
+
+    def mend(self, name: str) -> None:
+        """Bring a host back onto the network."""
+        _run(*self.site, "ip", "link", "set", self._port(name), "up")
+
+    def kill(self, name: str) -> None:
+        """End all processes of a host at once, and say nothing to the others, as a failure of power does."""
+        self.cut(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.first[name], signal.SIGKILL)
+        self._gone([self.first[name]])
+        _run(
+            *self.site, "ip", "link", "delete", self._port(name)
+        )  # the kernel takes it down later, and its name is needed
+
+    def processes(self, name: str) -> list[str]:
+        """Return the command lines of the processes on a host that an environment's Python runs."""
+        lines = self.run(name, "ps", "-eo", "args", "--no-headers").splitlines()
+        return [line for line in lines if "distributed" in line or "multiprocessing" in line]
+
+    def _port(self, name: str) -> str:
+        return f"port{self.names.index(name)}"
 
     def run(self, name: str, *words: str, **options: object) -> str:
         """Run a command on a host and return what it printed.
@@ -83,8 +130,11 @@ class Hosts:
         for spaces in self.spaces:
             spaces.kill()
             spaces.wait()
+        self._gone(list(self.first.values()))
+
+    def _gone(self, numbers: Sequence[int]) -> None:
         until = time.monotonic() + _SECONDS
-        while left := [number for number in self.first.values() if Path(f"/proc/{number}").exists()]:
+        while left := [number for number in numbers if Path(f"/proc/{number}").exists()]:
             assert time.monotonic() < until, f"left: {left}"
             time.sleep(0.01)
 

@@ -12,6 +12,7 @@ from clusterglm.clusters.targets.oar import OAR
 from clusterglm.clusters.targets.pbs import PBS
 from clusterglm.clusters.targets.sge import SGE
 from clusterglm.clusters.targets.slurm import Slurm
+from clusterglm.clusters.targets.ssh import Ssh
 
-_ALL: tuple[type[Any], ...] = (Local, Slurm, PBS, SGE, HTCondor, LSF, OAR, Moab)
+_ALL: tuple[type[Any], ...] = (Local, Ssh, Slurm, PBS, SGE, HTCondor, LSF, OAR, Moab)
 TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in _ALL}

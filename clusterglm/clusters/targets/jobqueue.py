@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clusterglm import config
 from clusterglm.clusters import registry, words
 from clusterglm.clusters.batch import follow, site
 from clusterglm.clusters.batch.folder import Folder, default_parent, new_uid
@@ -36,6 +37,12 @@ class JobQueue(JobOptions):
     """Jobs of a batch system."""
 
     parts: ClassVar[str] = "jobs"
+
+    def default_workers(self) -> int:
+        """Return the setting ``workers``; without it somebody must say."""
+        if workers := config.get("workers"):
+            return int(workers)
+        raise UsageError("--workers", None, f"missing: say how many {self.parts}")
 
     def plan(self, name: str, size: Size) -> Plan:
         """Return both scripts, and the commands that submit them."""

@@ -66,6 +66,10 @@ class Local:
         help="End the cluster after it has been idle for so long.", parse=parse_duration, setting="idle-timeout"
     )
 
+    def default_workers(self) -> int:
+        """Return the setting ``workers``, or else the cores of this machine."""
+        return int(config.get("workers") or settings.cores())
+
     def plan(self, name: str, size: Size) -> Plan:
         """Return the command lines: the scheduler's, then one per worker."""
         import dask.config

@@ -1,0 +1,114 @@
+"""A lab: a desk and hosts with sshd, an address and a root file system each (hosts.py). Commands run at the desk.
+
+The desk's files and processes are the machine's own; only its network is the lab's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hosts import hosts
+
+_SSHD = "/usr/sbin/sshd"
+_DESK = "desk"
+_SECONDS = 20.0
+
+
+def missing() -> list[str]:
+    """Return what is not there: programs, or the rights of root."""
+    found = [name for name in ("ssh", "ssh-keygen") if shutil.which(name) is None]
+    return hosts.missing() + found + ([] if Path(_SSHD).exists() else ["openssh-server"])
+
+
+class Lab(hosts.Hosts):
+    """Running hosts ``node1``, ``node2``, ... ``environment`` leads clusterglm to them."""
+
+    def __init__(self, folder: Path, nodes: int = 4) -> None:
+        self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
+        super().__init__(folder, [_DESK, *self.nodes], {}, roots=self.nodes)
+        for name in ("key", "host_key", "other_key"):
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", folder / name], check=True
+            )
+        public = " ".join((folder / "host_key.pub").read_text().split()[:2])
+        self.known_hosts = folder / "known_hosts"
+        self.known_hosts.write_text("".join(f"{self.addresses[node]} {public}\n" for node in self.nodes))
+        self.config = folder / "ssh_config"
+        lines = [f"Host {node}\n  HostName {self.addresses[node]}\n" for node in self.nodes]
+        lines.append(f"Host *\n  User root\n  IdentityFile {folder}/key\n  IdentitiesOnly yes\n")
+        lines.append(f"  UserKnownHostsFile {self.known_hosts}\n  GlobalKnownHostsFile /dev/null\n")
+        self.config.write_text("".join(lines))
+        self.environment = {"DASK_CLUSTERGLM__SSH_CONFIG": str(self.config)}
+
+    @property
+    def desk(self) -> list[str]:
+        """The beginning of a command at the desk, where the hosts' names are known and no name server is."""
+        names = [f"mount --bind {source} {path}" for path, source in self.over.items()]
+        script = "; ".join([*names, 'exec "$@"'])
+        return [
+            "nsenter",
+            "--target",
+            str(self.first[_DESK]),
+            "--net",
+            "unshare",
+            "--mount",
+            "bash",
+            "-ec",
+            script,
+            _DESK,
+        ]
+
+    def make(self, name: str) -> None:
+        """Start a host, and sshd on it."""
+        super().make(name)
+        if name in self.nodes:
+            self.run(name, "cp", str(self.folder / "key.pub"), "/run/authorized_keys")
+            self.run(name, "usermod", "-p", "*", "root")  # sshd takes "!" for a locked account
+            self.run(name, "rm", "-rf", "/root/.local/state/clusterglm", "/root/.local/share/clusterglm")
+            self.sshd(name)
+
+    def sshd(self, node: str, *options: str) -> None:
+        """Start a host's sshd, the one that runs ended before."""
+        self.run(node, "sh", "-c", "[ ! -e /run/sshd.pid ] || kill $(cat /run/sshd.pid); rm -f /run/sshd.pid")
+        given = {
+            "HostKey": f"{self.folder}/host_key",
+            "AuthorizedKeysFile": "/run/authorized_keys",
+            "PidFile": "/run/sshd.pid",
+            "UsePAM": "no",
+            "StrictModes": "no",
+            "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no",
+            "MaxStartups": "100",
+            "Subsystem": "sftp internal-sftp",
+        }
+        words = [word for name, value in given.items() for word in ("-o", f"{name}={value}")]
+        self.run(node, "mkdir", "-p", "/run/sshd")
+        self.run(node, _SSHD, "-f", "/dev/null", *[w for option in options for w in ("-o", option)], *words)
+        self.until(lambda: self._answers(node))
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition."""
+        until = time.monotonic() + _SECONDS
+        while not condition():
+            assert time.monotonic() < until, f"waited in vain: see {self.folder}"
+            time.sleep(0.02)
+
+    def _answers(self, node: str) -> bool:
+        probe = f"exec 3<>/dev/tcp/{self.addresses[node]}/22"
+        return subprocess.run([*self.desk, "bash", "-c", probe], capture_output=True, check=False).returncode == 0
+
+
+@contextlib.contextmanager
+def running(folder: Path, nodes: int = 4) -> Iterator[Lab]:
+    """Run a lab for the length of a ``with`` block."""
+    lab = Lab(folder, nodes)
+    try:
+        lab.start()
+        yield lab
+    finally:
+        lab.stop()
