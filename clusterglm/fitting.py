@@ -89,8 +89,8 @@ def fit(
         How to run this again, for the report.
     **options
         The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, categorical,
-        weights, offset, missing, family, link, penalty, alpha, lamduh, l1_ratio, intercept, standardize, dtype,
-        storage, chunk_rows, tol, rel_gap, max_passes, start.
+        weights, offset, missing, family, link, power, theta, penalty, alpha, lamduh, l1_ratio, intercept, standardize,
+        dtype, storage, chunk_rows, tol, rel_gap, max_passes, start.
 
     Raises
     ------
@@ -199,6 +199,7 @@ class _OwnRows(Request):
     """A request for rows that nobody has to generate."""
 
     most_columns = math.inf
+    own_rows = True
 
 
 def _from_python(data: Any, options: dict[str, Any]) -> Here | Collections:
@@ -224,7 +225,9 @@ def _fit_here(here: Here, options: dict[str, Any], progress: Progress) -> Result
     rows, names = here.rows, here.names
     width = len(names)
     if options.get("family") is None:
-        raise UsageError("family", None, "needed with rows of your own: gaussian, binomial or poisson")
+        from clusterglm.glm.families import PAIRS
+
+        raise UsageError("family", None, f"needed with rows of your own: one of {', '.join(PAIRS)}")
     if options.get("penalty") is None and options.get("alpha") is None and options.get("lamduh") is None:
         options["penalty"] = "none"
     if options.get("intercept") not in (None, rows.intercept):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from clusterglm.errors import DataError, UsageError, quoted, unknown
-from clusterglm.glm.families import FAMILIES, Family
+from clusterglm.glm.families import get_family
+from clusterglm.glm.family import Family
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -259,7 +260,7 @@ def load_model(path: str | Path) -> FittedModel:
         if not np.isfinite([*coefficients, float(intercept or 0)]).all():
             raise ValueError("not finite")
         return FittedModel(
-            FAMILIES[content["family"]],
+            get_family(content["family"], content.get("link"), **content.get("parameters", {})),
             names,
             coefficients,
             None if intercept is None else float(intercept),
@@ -272,5 +273,5 @@ def load_model(path: str | Path) -> FittedModel:
         raise DataError("MODEL", path, f"no such file: name a run folder, or its {MODEL_FILE}") from error
     except OSError as error:
         raise DataError("MODEL", path, (error.strerror or str(error)).lower()) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise DataError("MODEL", path, "not a model that clusterglm fit has written: name a run folder") from error

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from clusterglm.data.sources import Source
-    from clusterglm.glm.families import Family
+    from clusterglm.glm.family import Family
     from clusterglm.glm.solvers import Solver
     from clusterglm.request import Request
 
@@ -62,7 +62,7 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
     tolerance = request.tolerance
     relative = tolerance.rel_gap or tolerance.tol**2 / (2 * rows * _TYPICAL_NULL_OBJECTIVE)
     digits = math.log10(1e-8 / relative)
-    if request.model.family.self_concordance == 0:
+    if request.model.family.quadratic:
         passes = pace.quadratic + (max(round(pace.digit * digits / 4), 0) if pace.quadratic > 2 else 0)
     else:
         drawn = sample_rows(rows, columns) if request.start == "auto" else 0

@@ -15,7 +15,7 @@ from clusterglm.errors import UsageError, unknown
 from clusterglm.units import parse_count
 
 if TYPE_CHECKING:
-    from clusterglm.glm.families import Family
+    from clusterglm.glm.family import Family
     from clusterglm.glm.model import Model
     from clusterglm.glm.solvers import Solver
     from clusterglm.glm.trace import Tolerance
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DTYPES = ("float64", "float32")
 MISSING = ("raise", "drop")
 STORAGES = ("auto", "memory", "stream", "disk")
+GENERATED = ("binomial", "gaussian", "poisson")  # families of data/synthetic.py, which takes numpy to import
 _LARGEST_SEED = 2**63 - 1
 # On the iterates, so a fit may resume with others.
 _WITHOUT_EFFECT = {"tol", "rel_gap", "max_passes", "chunk_rows", "storage"}
@@ -41,6 +42,7 @@ class Request:
     """
 
     most_columns: ClassVar[float] = 4000  # of generated rows: a block of them takes 262 MB then
+    own_rows: ClassVar[bool] = False  # whether ``rows`` are not to be generated, but at hand
 
     solver: str = "auto"
     rows: int | float | str | None = None
@@ -55,6 +57,8 @@ class Request:
     missing: str = "raise"
     family: str | None = None
     link: str | None = None
+    power: float | None = None
+    theta: float | None = None
     penalty: str | None = None
     alpha: float | None = None
     lamduh: float | None = None
@@ -97,6 +101,10 @@ class Request:
         if self.missing not in MISSING:
             raise unknown("--missing", self.missing, MISSING)
         if self.data is None:
+            if self.family not in (None, *GENERATED) and not self.own_rows:
+                _ = self.family_used  # which refuses what is none
+                cure = f"needs --data: generated rows are {', '.join(GENERATED)}"
+                raise UsageError("--family", self.family, cure)
             if self.missing != "raise":
                 raise UsageError("--missing", self.missing, "needs --data: generated rows have no missing values")
             for option in ("target", "features", "categorical", "weights", "offset"):
@@ -111,9 +119,9 @@ class Request:
                 "--target", '""' if self.target == "" else None, "needed with --data: the column to explain"
             )
         if self.family is None:
-            from clusterglm.glm.families import FAMILIES
+            from clusterglm.glm.families import PAIRS
 
-            raise UsageError("--family", None, f"needed with --data: one of {', '.join(FAMILIES)}")
+            raise UsageError("--family", None, f"needed with --data: one of {', '.join(PAIRS)}")
         roles = {"--weights": self.weights, "--offset": self.offset}
         for option, column in roles.items():
             if column == self.target:
@@ -173,7 +181,7 @@ class Request:
     def family_used(self) -> Family:
         from clusterglm.glm.families import get_family
 
-        return get_family(self.family or "binomial", self.link)
+        return get_family(self.family or "binomial", self.link, self.power, self.theta)
 
     @cached_property
     def model(self) -> Model:

@@ -24,15 +24,17 @@ class Result:
 
     ``coefficients`` are in the order of ``feature_names``, in the columns' own units. ``features`` are the columns of
     the data that these are made of, ``levels`` the labels of those that are coded, the reference first. ``objective``
-    is the mean loss (half the unit deviance) plus the penalty. ``history`` holds one list a column of
-    ``history.parquet``. Sizes in bytes, times in seconds. ``direction`` (intercept first, where there is one) is the
-    verified direction along which the coefficients grow without end, where the status is ``no_finite_mle``.
-    ``request`` has all options of the fit, so that it can be called again; secrets in them are redacted.
+    is the mean loss (half the unit deviance) plus the penalty. ``parameters`` are the family's own, ``power`` or
+    ``theta``. ``history`` holds one list a column of ``history.parquet``. Sizes in bytes, times in seconds.
+    ``direction`` (intercept first, where there is one) is the verified direction along which the coefficients grow
+    without end, where the status is ``no_finite_mle``. ``request`` has all options of the fit, so that it can be called
+    again; secrets in them are redacted.
     """
 
     solver: str
     family: str
     link: str
+    parameters: dict[str, float]
     penalty: str
     alpha: float
     l1_ratio: float
@@ -117,6 +119,7 @@ class Result:
             solver=fitted.solver,
             family=model.family.name,
             link=model.family.link,
+            parameters=model.family.parameters,
             penalty=model.penalty,
             alpha=fitted.alpha,
             l1_ratio=model.share,
@@ -167,7 +170,7 @@ class Result:
 
     def model(self) -> dict[str, Any]:
         """Return the content of ``model.json``: all that a prediction needs."""
-        keys = ("family", "link", "feature_names", "coefficients", "intercept", "features", "levels")
+        keys = ("family", "link", "parameters", "feature_names", "coefficients", "intercept", "features", "levels")
         told = {key: getattr(self, key) for key in (*keys, "status", "versions")}
         return {"schema": 1} | told | {"offset": self.request.get("offset")}
 

@@ -51,8 +51,10 @@ def fit(
     missing: str | None = typer.Option(
         None, metavar="P", help="Rows with a missing value: raise an error, or drop them.  [default: raise]"
     ),
-    family: str | None = typer.Option(None, metavar="F", help="gaussian, binomial or poisson."),
-    link: str | None = typer.Option(None, metavar="L", help="The family's canonical link, and no other yet."),
+    family: str | None = typer.Option(None, metavar="F", help="gaussian, binomial, poisson, gamma, tweedie, ..."),
+    link: str | None = typer.Option(None, metavar="L", help="Another link than the family's own, such as probit."),
+    power: float | None = typer.Option(None, metavar="P", help="Of tweedie's variance, 1 to 2.  [default: 1.5]"),
+    theta: float | None = typer.Option(None, metavar="T", help="Of negative-binomial: variance mu + mu^2 / theta."),
     penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2 or elastic-net."),
     alpha: float | None = typer.Option(None, metavar="A", help="Strength: mean loss + alpha x penalty."),
     lamduh: float | None = typer.Option(None, metavar="L", help="Strength: sum of losses + lamduh x penalty."),

@@ -18,6 +18,11 @@ A_0 is bounded by the columns' largest entries, or measured exactly in one pass 
 All of this holds for any matrix below the Hessian in its place: delta, A and with them tau only grow. So a Hessian of a
 share of the rows (sample.py), times that share, will do; it is the one bound here that needs no exact Hessian.
 
+Where c holds for predictors from the least to the greatest of any row and 1/c beyond alone (families whose curvature
+falls without bound far out), the same is true as long as nothing above leaves that range: m - log(1 - tau) <= 1. The
+minimiser then lies inside of it, and by convexity it is the only one. The range comes from the columns' extremes, or
+is measured exactly in one pass.
+
 That needs a definite Hessian. Two more bounds on P(beta) - P* do not: along the step of the quadratic model, by the
 Hessian at the point or by two passes (dual_bound.py), and from the gradient and the input scan alone (free_gap.py). The
 smallest is the certificate's. Only the first also bounds the coefficients in standard errors; where none is known to be
@@ -39,8 +44,8 @@ from numpy.typing import NDArray
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS, inverse_root, smallest_eigenvalue
 from clusterglm.glm.dual_bound import dual_bound, step_bound
-from clusterglm.glm.duality import gradient_noise, objective_noise, omega
-from clusterglm.glm.free_gap import Frame, constant_column, free_gap, mean_curvature, null_level
+from clusterglm.glm.duality import EVERYWHERE, Span, gradient_noise, objective_noise, omega
+from clusterglm.glm.free_gap import Frame, constant_column, free_gap, null_level
 from clusterglm.glm.problem import Point, Problem
 
 Array = NDArray[np.float64]
@@ -73,7 +78,7 @@ class Certificate:
 @dataclass(frozen=True)
 class _Reference:
     """A Hessian or what bounds it from below: where it was taken, R with R R' = H^-1, sqrt of its diagonal, the bound
-    on A, tr C^-1, and the share of the rows that it is of."""
+    on A, tr C^-1, the share of the rows that it is of, and c around it."""
 
     beta: Array
     root: Array
@@ -81,6 +86,7 @@ class _Reference:
     reach: float
     spread: float
     share: float
+    concordance: float
 
 
 class Certifier:
@@ -104,6 +110,7 @@ class Certifier:
         self._units: Array | None = None  # of the last exact Hessian or diagonal, definite or not
         self._best = np.inf  # the smallest objective seen
         self._level: tuple[float, float] | None = None
+        self._measured: tuple[Array, Span] | None = None
 
     def __call__(self, point: Point) -> Certificate:
         """Return what is proven without a pass; a point that carries an exact Hessian becomes the reference."""
@@ -125,6 +132,10 @@ class Certifier:
         """
         if point.hessian is None and len(point.beta) > MOST_COLUMNS:
             return self.dual(point)
+        if not np.isfinite(self.problem.family.self_concordance) and np.isfinite(point.objective):
+            (found,) = self.problem.sum(kernels.span, point.beta)
+            blur = 4 * len(point.beta) * _EPS * (float(self.largest @ np.abs(point.beta)) + self.offset)
+            self._measured = point.beta, Span(-float(found[0]) - blur, float(found[1]) + blur)
         if point.hessian is None or point.share < 1:
             hessian = self.problem.at(point.beta, hessian=True, exact=True).hessian
             point = Point(point.beta, point.loss, point.gradient, hessian, point.objective)
@@ -149,7 +160,7 @@ class Certifier:
 
     def dual(self, point: Point) -> Certificate:
         """Certify by two passes without forming a Hessian: along a step among the columns that are off 0."""
-        bound = dual_bound(self.problem, point, self.largest, self.offset)
+        bound = dual_bound(self.problem, point, self.largest, self.offset, span=self._span(point.beta))
         return self._smaller(self(point), "dual", (bound.gap, bound.rounding), point)
 
     def _by_reference(self, point: Point) -> Certificate:
@@ -157,21 +168,24 @@ class Certifier:
         rounding, reference = self._sums(point), self.reference
         if reference is None or not np.isfinite(point.objective):
             return Certificate("none", np.inf, np.inf, self._kkt(point), np.inf, rounding)
-        xi = self.problem.penalty.residual(point.beta, point.gradient)
-        c = self.problem.family.self_concordance
+        xi, c = self.problem.penalty.residual(point.beta, point.gradient), reference.concordance
         # R is triangular, so R^-1 (beta - beta_0) has the norm of beta - beta_0 in H.
         moved = float(np.linalg.norm(np.linalg.solve(reference.root, point.beta - reference.beta)))
         m = c * reference.reach * moved
+        in_se, kkt = float(np.sqrt(self.precision(point))), self._kkt(point)
+        first = float(np.linalg.norm(reference.root.T @ xi))
         noise = self._noise(point, reference)
-        flat = float(np.linalg.norm(reference.root.T @ xi)) + noise
-        in_se = float(np.sqrt(self.precision(point)))
-        kkt, estimate = self._kkt(point), in_se * flat
+        if not (np.isfinite(c) and np.isfinite(noise)):  # until the predictors are measured
+            return Certificate("none", np.inf, np.inf, kkt, in_se * first, rounding)
+        flat = first + noise
+        estimate = in_se * flat
         with np.errstate(over="ignore"):
             delta = flat * float(np.exp(m / 2))
             tau = c * reference.reach * float(np.exp(m / 2)) * delta
             # A standard error at the point is as small as the Hessian there allows, which is at most e^m H(beta_0).
             in_se *= float(np.exp(m))
-        if not tau < 1:
+        far = 1.0 if np.isfinite(self.problem.family.self_concordance) else -np.expm1(m - 1)
+        if not tau < far:
             return Certificate("none", np.inf, np.inf, kkt, estimate, rounding)
         gap, radius = delta * delta * omega(tau) + rounding, delta * _radius(tau)
         blur = noise * float(np.exp(m / 2))
@@ -186,19 +200,21 @@ class Certifier:
         """
         family, penalty = self.problem.family, self.problem.penalty
         itself = np.inf
-        if family.self_concordance == 0:
+        if family.quadratic:
             blur = 4 * _EPS * (float(self.largest @ np.abs(point.beta)) + self.offset)  # rounding of a residual
             loss = (np.sqrt(2 * point.loss) + blur) ** 2 / 2
             itself = float(point.objective - point.loss + loss) * (1 + 64 * _EPS)
         if self.frame is None:
             return itself, itself - point.objective
         if self._level is None and (j := constant_column(penalty, self.frame)) is not None and j >= 0:
-            self._level = null_level(family, point, j, float(self.frame.largest[j]), self.offset)
-        gap, rounding = free_gap(family, penalty, point, self.frame, self._best, self._level, self.offset)
+            value = float(self.frame.largest[j])
+            self._level = null_level(family, point, j, value, self.offset, self._span(point.beta))
+        span = self._span(point.beta)
+        gap, rounding = free_gap(family, penalty, point, self.frame, self._best, self._level, self.offset, span)
         return (gap, rounding) if gap < itself else (itself, itself - point.objective)
 
     def _by_step(self, certificate: Certificate, point: Point, measure: bool) -> Certificate:
-        bound = step_bound(self.problem, point, self.largest, self.offset, measure=measure)
+        bound = step_bound(self.problem, point, self.largest, self.offset, measure, self._span(point.beta))
         return self._smaller(certificate, "curvature", (bound.gap, bound.rounding), point)
 
     def _smaller(self, certificate: Certificate, method: str, found: tuple[float, float], point: Point) -> Certificate:
@@ -212,7 +228,7 @@ class Certifier:
             return smaller
         # The rounding of the objective that is reported has no part in the error of the coefficients.
         in_se, blurred = (float(np.sqrt(2 * part) * np.sqrt(self.precision(point))) for part in found)
-        error = in_se if self.problem.family.self_concordance == 0 else np.inf
+        error = in_se if self.problem.family.quadratic else np.inf
         return replace(smaller, error_in_se=error, gap_in_se=in_se, rounding_in_se=blurred)
 
     def _refer(self, point: Point) -> None:
@@ -229,10 +245,22 @@ class Certifier:
         scaled = H / self.largest / self.largest[:, None]
         smallest = smallest_eigenvalue(scaled) - 10 * _EPS * float(np.trace(scaled))
         reach = np.sqrt(len(H) / smallest) if smallest > 0 else np.inf
-        if not self.problem.family.self_concordance:
+        c = self.problem.family.concordance(*self._span(point.beta))
+        if c == 0:
             reach = 0.0  # the Hessian is the same everywhere
         sure = root / np.sqrt(1 - doubt)
-        self.reference = _Reference(point.beta, sure, units, float(reach), spread, point.share)
+        self.reference = _Reference(point.beta, sure, units, float(reach), spread, point.share, c)
+
+    def _span(self, beta: Array) -> Span:
+        """Return what the predictors at ``beta`` lie between, where that is of any use."""
+        if np.isfinite(self.problem.family.self_concordance):
+            return EVERYWHERE
+        if self._measured is not None and np.array_equal(self._measured[0], beta):
+            return self._measured[1]
+        if self.frame is not None:
+            return self.frame.span(beta, self.offset)
+        reach = float(self.largest @ np.abs(beta)) + self.offset
+        return Span(-reach, reach)
 
     def _sums(self, point: Point) -> float:
         """Return the rounding of the objective: that of its sums, and that of the predictors under them."""
@@ -244,28 +272,35 @@ class Certifier:
             known = np.sqrt(np.maximum(point.curvatures, 0.0))
             units = np.minimum(units, known)
             # Where no frame bounds the mean of h, an intercept's own curvature is it.
-            curvature = min(curvature, float(np.max(known / self.largest)) ** 2) if self.frame is None else curvature
+            if self.frame is None or not np.isfinite(curvature):
+                curvature = min(curvature, float(np.max(known / self.largest)) ** 2)
         if not np.isfinite(curvature):
             return np.inf
         family, loss = self.problem.family, point.loss
-        predictors = objective_noise(family, loss, point.beta, units, self.largest, self.offset, curvature)
+        span = self._span(point.beta)
+        predictors = objective_noise(family, loss, point.beta, units, self.largest, self.offset, curvature, span)
         return 8 * _EPS * abs(point.objective) + predictors
 
     def _mean_curvature(self, point: Point) -> float:
         """Return a bound on the mean of h at a point, which need not know its Hessian; infinite without one."""
         target = self.frame.target if self.frame is not None else np.inf
-        return mean_curvature(self.problem.family, point.loss, target)
+        return self.problem.family.mean_curvature(point.loss, target, self._span(point.beta).low)
 
     def _noise(self, point: Point, reference: _Reference) -> float:
         """Return what rounding may add to delta: that of the sums, and that of eta, beta_j a_ij by beta_j a_ij."""
         sums = np.sqrt(len(point.beta) * reference.spread * self._dispersion(point))
         level = float(np.max(reference.units / self.largest)) * self.offset
-        if reference.share == 1:
+        if reference.share == 1 and self.problem.family.canonical:
             return _EPS * float(4 * sums + 2 * (np.abs(point.beta) @ reference.units + level))
         # Coordinate by coordinate: the rows that the reference does not know may bend more than those that it does.
         family, curvature = self.problem.family, self._mean_curvature(point)
         units = self.largest * np.sqrt(curvature)
-        noise = gradient_noise(family, point.loss, point.beta, units, self.largest, self.offset, curvature)
+        if not np.isfinite(curvature):
+            # An intercept's own curvature is the mean of h; as near as anything is proven it grows by e at most.
+            units = reference.units * np.exp(0.5)
+            curvature = float(np.max(units / self.largest)) ** 2
+        span = self._span(point.beta)
+        noise = gradient_noise(family, point.loss, point.beta, units, self.largest, self.offset, curvature, span)
         return float(np.linalg.norm(noise / reference.units) * np.sqrt(reference.spread))
 
     def _kkt(self, point: Point) -> float:

@@ -1,8 +1,8 @@
 """Bounds of second order along a step towards the optimum, with no need of a definite Hessian.
 
-The theorem of duality.py at z_i = mu_i + h_i a_i'd, for *any* d with tau = c max_i |a_i'd| < 1:
+The theorem of duality.py at v_i = s_i + h_i a_i'd, for *any* d with tau = c max_i |a_i'd| < 1:
 
-    u = -(g + H d),    F <= d'Hd omega(tau),    H = Hessian of f at beta,   c = the family's self-concordance
+    u = -(g + H d),    F <= d'Hd omega(tau),    H = Hessian of f at beta,   c = the family's concordance
 
 Take for d a step that minimises the quadratic model of P at beta. Then u is a subgradient of Omega at beta + d, all
 conditions on u hold, and what is left tends to (d'Hd + d' diag(l2) d)/2, half the squared Newton decrement. H may be
@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import inverse_root
-from clusterglm.glm.duality import EPS, duality_gap, gradient_noise, omega
-from clusterglm.glm.families import Family
+from clusterglm.glm.duality import EPS, EVERYWHERE, REACH, Span, duality_gap, gradient_noise, omega
+from clusterglm.glm.family import Family
 from clusterglm.glm.kernels import Block, Extremes, gram, predictor
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Point, Problem
@@ -81,11 +81,18 @@ def reach(block: Block, direction: Array) -> tuple[Extremes]:
 
 
 def _curvatures(block: Block, family: Family, beta: Array) -> Array:
-    h: Array = family.terms(block.y, predictor(block, beta))[2]
+    h: Array = family.terms(block.y, predictor(block, beta, family.harmless))[2]
     return h if block.weights is None else block.weights * h
 
 
-def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0.0, measure: bool = False) -> Bound:
+def step_bound(
+    problem: Problem,
+    point: Point,
+    largest: Array,
+    offset: float = 0.0,
+    measure: bool = False,
+    span: Span = EVERYWHERE,
+) -> Bound:
     """Return the bound along the step of the quadratic model, from the Hessian that ``point`` carries.
 
     Parameters
@@ -98,6 +105,8 @@ def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0
         A bound on |offset_i|.
     measure : bool
         Whether tau may be measured exactly, by one pass, where its bound from ``largest`` is too coarse.
+    span : Span
+        What the predictors lie between.
     """
     H = point.hessian
     if H is None or point.share < 1 or not (np.isfinite(point.objective) and np.isfinite(H).all()):
@@ -110,20 +119,26 @@ def step_bound(problem: Problem, point: Point, largest: Array, offset: float = 0
     if (step := _step(problem.penalty, point, known)) is None:
         return _NONE
     product, reached = H[:, S] @ step, float(largest[S] @ np.abs(step))
-    bound = _bound(problem, point, largest, offset, known, step, product, reached)
+    bound = _bound(problem, point, largest, offset, known, step, product, reached, span)
     if bound is not _NONE or not measure:
         return bound
     (found,) = problem.sum(reach, _spread(step, S, len(H)))
     exact = float(found[0]) + 4 * EPS * len(S) * reached
-    return _bound(problem, point, largest, offset, known, step, product, exact)
+    return _bound(problem, point, largest, offset, known, step, product, exact, span)
 
 
 def dual_bound(
-    problem: Problem, point: Point, largest: Array, offset: float = 0.0, most: int = MOST_DIRECTIONS
+    problem: Problem,
+    point: Point,
+    largest: Array,
+    offset: float = 0.0,
+    most: int = MOST_DIRECTIONS,
+    span: Span = EVERYWHERE,
 ) -> Bound:
     """Return the bound along the model's step among a few columns, by two passes.
 
-    ``largest`` and ``offset`` as in ``step_bound``; ``most`` limits |S|. No bound where more columns carry no penalty.
+    ``largest``, ``offset`` and ``span`` as in ``step_bound``; ``most`` limits |S|. No bound where more columns
+    carry no penalty.
     """
     if not np.isfinite(point.objective) or np.count_nonzero(problem.penalty.free) > most:
         return _NONE
@@ -135,7 +150,7 @@ def dual_bound(
         return _NONE
     product, found = problem.sum(along, problem.family, point.beta, _spread(step, S, len(point.beta)))
     exact = float(found[0]) + 4 * EPS * len(S) * float(largest[S] @ np.abs(step))
-    return _bound(problem, point, largest, offset, known, step, product / problem.weight, exact)
+    return _bound(problem, point, largest, offset, known, step, product / problem.weight, exact, span)
 
 
 def directions(penalty: Penalty, point: Point, largest: Array, most: int) -> NDArray[np.intp]:
@@ -169,14 +184,17 @@ def _bound(
     step: Array,
     product: Array,
     reached: float,
+    span: Span,
 ) -> Bound:
     """Return the bound along ``step`` among the columns S, with ``product`` = H d and ``reached`` >= max |a_i'd|."""
     family, penalty = problem.family, problem.penalty
     S, units = known.S, known.units
     u = -(point.gradient + product)
     square, moved = max(float(step @ product[S]), 0.0), float(np.abs(step) @ units[S])
-    noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, known.mean)
+    noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, known.mean, span)
     noise = noise + 10 * EPS * units * moved
+    if not np.isfinite(noise).all():
+        return _NONE
     # What must hold exactly: u = 0 without penalty, |u| = l1 at the model's active coefficients under L1 alone.
     free, sharp = penalty.free[S], (penalty.l2[S] == 0) & (point.beta[S] + step != 0)
     wanted = np.sign(u) * penalty.l1
@@ -189,13 +207,13 @@ def _bound(
     error, beside = exact
     u[pinned], noise = wanted[pinned], noise + error * units
     noise[pinned] = 0.0
-    tau = family.self_concordance * (reached + beside)
-    if tau >= _FURTHEST:
+    tau = family.concordance(*span) * (reached + beside)
+    if not tau < (_FURTHEST if np.isfinite(family.self_concordance) else REACH):
         return _NONE
     w = omega(tau)
 
     def gap(noise: Array, square: float) -> float:
-        return duality_gap(penalty, point.beta, u, noise, w * square, point.loss, family.self_concordance == 0)
+        return duality_gap(penalty, point.beta, u, noise, w * square, point.loss, family.quadratic)
 
     length = np.sqrt(square + 10 * EPS * moved * moved) + error
     bound = gap(noise, float(length) ** 2)

@@ -1,28 +1,34 @@
 """The duality gap of a point, written as a sum of terms that are never negative: nothing cancels.
 
-    minimise  P(beta) = (1/W) sum_i w_i l(y_i, eta_i) + Omega(beta),  eta_i = offset_i + a_i' beta,  mu_i = mean(eta_i)
+    minimise  P(beta) = (1/W) sum_i w_i l(y_i, eta_i) + Omega(beta),  eta_i = offset_i + a_i' beta
 
-Theorem. Take any z_i in the closed range of the mean, u = (1/W) sum_i w_i (y_i - z_i) a_i and any 0 < k <= 1. If u is 0
-at the coefficients without penalty, then for the infimum P* of P, attained or not,
+Theorem. Take any v_i for which l_i*(v_i) = sup over eta of v_i eta - l(y_i, eta) is finite, any 0 < k <= 1, and
+u = -(1/W) sum_i w_i v_i a_i. If u is 0 at the coefficients without penalty, then for the infimum P* of P, attained or
+not,
 
     P(beta) - P* <= F_k + sum_j [ Omega_j(beta_j) + Omega_j*(k u_j) - k u_j beta_j ]
 
     Omega_j*(v)  = (|v| - l1_j)+^2 / (2 l2_j);   0 up to |v| = l1_j and infinite beyond where l2_j = 0
-    F_k         <= k F + (1 - k) f,              F = (1/W) sum_i w_i B(z_i, mu_i),   f = mean loss
+    F_k         <= k F + (1 - k) f,              F = (1/W) sum_i w_i F_i,   f = mean loss
     F_k         <= (k sqrt F + (1 - k) sqrt f)^2     for the gaussian family
-    B(z, mu)     = l(z, eta), half the unit deviance of a target z
+    F_i          = l(y_i, eta_i) + l_i*(v_i) - v_i eta_i
 
-Proof. For a canonical link l(y, eta) = b(eta) - y eta + b*(y) with b convex and b' the mean. So B(z, mu) = b(eta) - z
-eta + b*(z), and b(eta') >= z eta' - b*(z) for every eta' (Fenchel and Young). Subtracting, l(y, eta) - l(y, eta') <=
-B(z, mu) + (z - y)(eta - eta'). The weighted mean is f(beta) - f(beta') <= F + u'(beta' - beta): offsets drop out. Add
-Omega(beta) - Omega(beta') and take the supremum over beta'. For k < 1 put z_k = k z + (1 - k) y in place of z: its u is
-k u; B is convex in its first argument and B(y, mu) = l(y, eta); for the gaussian family sqrt(2 B) is a norm. QED
+Proof. l(y, eta') >= v eta' - l*(v) for every eta' (Fenchel, Young), so l(y, eta) - l(y, eta') <= F_i + v (eta - eta').
+The weighted mean is f(beta) - f(beta') <= F + u'(beta' - beta): offsets drop out. Add Omega(beta) - Omega(beta') and
+take the supremum over beta'. For k < 1 put k v in place of v: its u is k u; F_i is convex in v, and at v = 0 it is
+l(y, eta) - inf l <= l(y, eta); for the gaussian family sqrt(2 F_i) = |v - s| is a norm. QED
 
-k takes the place of the scaling of a dual point (Duenner, Forte, Takac and Jaggi 2016, ICML) and of a radius around the
-solution: it makes |k u_j| <= l1_j true. At k = 0 the bound is P(beta) itself. Whoever calls chooses z:
+Only convexity and l >= 0 are asked of a family. k takes the place of the scaling of a dual point (Duenner, Forte, Takac
+and Jaggi 2016, ICML) and of a radius around the solution: it makes |k u_j| <= l1_j true. At k = 0 the bound is P(beta)
+itself. Whoever calls chooses v, with the score s and the curvature h of the row:
 
-    z = mu               u = -g, F = 0: the *free* gap (free_gap.py)
-    z = mu + h (a'd)     u = -(g + H d), F <= d'Hd omega(tau), tau = max |a_i'd|: of second order (dual_bound.py)
+    v = s                u = -g, F = 0: the *free* gap (free_gap.py)
+    v = s + h (a'd)      u = -(g + H d), F <= d'Hd omega(tau), tau = c max |a_i'd|: of second order (dual_bound.py)
+
+For the second, l(y, eta + r) >= l + s r + h (e^-c|r| + c|r| - 1) / c^2 where |h'| <= c h, so F_i is at most
+h sup over r of [t r - (e^-c|r| + c|r| - 1) / c^2] = h t^2 omega(c |t|), t = a'd, taken at |r| = -log(1 - c|t|) / c. A c
+that holds from the least to the greatest predictor and 1/c beyond will do where that is at most 1/c, for c |t| up to
+``REACH``: F_i is a supremum of a concave function of r, which falls at both ends of that range.
 
 Rounding: ``noise`` (p,) bounds the error of u; the bound is taken at its worst u. See ``gradient_noise``; that of the
 objective itself is ``objective_noise``.
@@ -30,10 +36,12 @@ objective itself is ``objective_noise``.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 from clusterglm.glm.penalties import Penalty
 
 Array = NDArray[np.float64]
@@ -41,12 +49,19 @@ EPS = float(np.finfo(float).eps)
 _SHRINKAGE = 1 - np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
 
 
-def omega(tau: float) -> float:
-    """Return [tau + (1 - tau) log(1 - tau)] / tau^2, 1/2 at 0 and 1 at 1, rounded upward.
+class Span(NamedTuple):
+    """What all predictors lie between."""
 
-    With k(x) = (1 + x) log(1 + x) - x <= x^2 omega(|x|), z = mu + h t and q = 1 - mu: B(z, mu) is mu k(t) for Poisson
-    and mu k(q t) + q k(-mu t) for the logit, so B <= h t^2 omega(|t|) where |t| < 1. Gaussian: B = h t^2 / 2.
-    """
+    low: float
+    high: float
+
+
+EVERYWHERE = Span(-np.inf, np.inf)
+REACH = float(-np.expm1(-1.0))  # -log(1 - tau) <= 1
+
+
+def omega(tau: float) -> float:
+    """Return [tau + (1 - tau) log(1 - tau)] / tau^2, 1/2 at 0 and 1 at 1, rounded upward."""
     if tau < 1e-4:
         return 0.5 + tau / 4  # the series is 1/2 + tau/6 + tau^2/12 + ...
     return float((tau + (1 - tau) * np.log1p(-tau)) / tau**2)
@@ -97,22 +112,23 @@ def _penalty_part(l1: Array, l2: Array, b: Array, v: Array) -> Array:
 
 
 def gradient_noise(
-    family: Family, loss: float, beta: Array, units: Array, largest: Array, offset: float, curvature: float
+    family: Family, loss: float, beta: Array, units: Array, largest: Array, offset: float, curvature: float, span: Span
 ) -> Array:
     """Return what rounding may have done to the gradient at ``beta``, (p,): a few eps of the sums of absolute terms.
 
         mean of |s a_j|           <= score_sums,  4 eps of them
         mean of |h a_j| |d eta|   <= 2 eps sqrt H_jj (sum_k |beta_k| sqrt H_kk + (|offset| + 1) sqrt(mean h))
 
-    ``units`` (p,) bound sqrt H_jj, ``curvature`` the mean of h, ``largest`` (p,) the entries of the columns.
+    ``units`` (p,) bound sqrt H_jj, ``curvature`` the mean of h, ``largest`` (p,) the entries of the columns, ``span``
+    the predictors.
     """
     moved = float(np.abs(beta) @ units) + (offset + 1) * float(np.sqrt(curvature))
-    noise: Array = EPS * (4 * score_sums(family, loss, units, largest) + 2 * units * moved)
+    noise: Array = EPS * (4 * score_sums(family, loss, units, largest, span) + 2 * units * moved)
     return noise
 
 
 def objective_noise(
-    family: Family, loss: float, beta: Array, units: Array, largest: Array, offset: float, curvature: float
+    family: Family, loss: float, beta: Array, units: Array, largest: Array, offset: float, curvature: float, span: Span
 ) -> float:
     """Return what the rounding of the predictors may have done to the mean loss at ``beta``.
 
@@ -124,20 +140,19 @@ def objective_noise(
     """
     size, level = np.append(np.abs(beta), offset + 1), float(np.sqrt(curvature))
     units, largest = np.append(units, level), np.append(largest, 1.0)
-    return float(2 * EPS * size @ score_sums(family, loss, units, largest) + (2 * EPS * size @ units) ** 2)
+    return float(2 * EPS * size @ score_sums(family, loss, units, largest, span) + (2 * EPS * size @ units) ** 2)
 
 
-def score_sums(family: Family, loss: float, units: Array, largest: Array) -> Array:
+def score_sums(family: Family, loss: float, units: Array, largest: Array, span: Span = EVERYWHERE) -> Array:
     """Return a bound on the mean of |s a_j| for columns with ``units`` (p,) >= sqrt H_jj and ``largest`` (p,) >= |a_j|:
 
-        sqrt(2 f H_jj),  largest_j sqrt(f / 2),  2 sqrt(2 f H_jj) + 2 f largest_j
+        sqrt(2 f H_jj),  largest_j sqrt(2 L f),  1.7 sqrt(f H_jj) + 2 c f largest_j
 
-    for gaussian, binomial and Poisson: s^2 = 2 l; s^2 <= l / 2 (Pinsker); s^2 <= 2 l max(y, mu) and y <= mu + |s|.
+    for the gaussian family, where s^2 = 2 l; for h <= L, as 0 <= l - s r + L r^2 / 2 at r = s / L; and otherwise, as
+    0 <= l - |s| r + (e - 2) h r^2 for 0 <= r <= 1/c.
     """
-    if family.name == "gaussian":
-        sums = np.sqrt(2 * loss) * units
-    elif family.name == "binomial":
-        sums = np.sqrt(loss / 2) * largest
-    else:
-        sums = 2 * np.sqrt(2 * loss) * units + 2 * loss * largest
-    return np.asarray(sums)
+    if family.quadratic:
+        return np.asarray(np.sqrt(2 * loss) * units)
+    if np.isfinite(family.curvature_bound):
+        return np.asarray(np.sqrt(2 * family.curvature_bound * loss) * largest)
+    return np.asarray(1.7 * np.sqrt(loss) * units + 2 * family.concordance(*span) * loss * largest)

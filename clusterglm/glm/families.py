@@ -1,10 +1,4 @@
-"""Families: elementwise loss, score and curvature of one row as functions of its linear predictor eta.
-
-    l(y, eta) = 1/2 unit deviance >= 0,    s = dl/deta,    h = d2l/deta2 > 0
-
-All three share their exponentials, so they are computed together. ``curvature_bound`` is sup h (infinite where there is
-none); ``self_concordance`` is the smallest known c with |dh/deta| <= c h, on which the certificate rests
-(glm/certificate.py). Families are stateless.
+"""The families by name, link and parameter; here are the three in their canonical links.
 
 Sources: McCullagh and Nelder, Generalized Linear Models (1989), chapter 2; Maechler, "Accurately computing
 log(1 - exp(-|a|))" (2012) for the logistic loss.
@@ -12,57 +6,15 @@ log(1 - exp(-|a|))" (2012) for the logistic loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.errors import unknown
-
-Array = NDArray[np.float64]
-
-
-def xlogx(x: Array) -> Array:
-    """Return x log x, 0 at x = 0."""
-    return x * np.log(np.where(x > 0, x, 1.0))
-
-
-@dataclass(frozen=True)
-class Family:
-    """One exponential family with its canonical link. ``y`` is (m,), ``eta`` (m,) or (K, m), both float64."""
-
-    name: ClassVar[str]
-    link: ClassVar[str]
-    curvature_bound: ClassVar[float]
-    self_concordance: ClassVar[float]
-    has_dispersion: ClassVar[bool] = False
-    takes: ClassVar[str] = "any finite number"
-
-    def loss(self, y: Array, eta: Array) -> Array:
-        """Return l(y, eta)."""
-        return self.terms(y, eta)[0]
-
-    def loss_at_zero(self, y: Array, w: Array | None = None) -> float:
-        """Return the sum of w l(y, 0); ``w`` is None where all weights are 1."""
-        losses = self.loss(y, np.zeros(len(y)))
-        return float(losses.sum() if w is None else w @ losses)
-
-    def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
-        """Return (l, s, h)."""
-        raise NotImplementedError  # pragma: no cover
-
-    def mean(self, eta: Array) -> Array:
-        """Return the mean mu = g^-1(eta)."""
-        raise NotImplementedError  # pragma: no cover
-
-    def predictor(self, mean: float) -> float:
-        """Return eta = g(mu) of one mean; infinite at the edge of the range."""
-        raise NotImplementedError  # pragma: no cover
-
-    def outside(self, y: Array) -> NDArray[np.bool_]:
-        """Return which targets the family cannot take."""
-        return np.zeros(np.shape(y), dtype=np.bool_)
+from clusterglm.errors import UsageError, unknown
+from clusterglm.glm.binomial import Cloglog, Probit
+from clusterglm.glm.family import Array, Family, xlogx
+from clusterglm.glm.positive import Gamma, GammaInverse, InverseGaussian, NegativeBinomial, Tweedie
 
 
 class Gaussian(Family):
@@ -84,6 +36,9 @@ class Gaussian(Family):
     def predictor(self, mean: float) -> float:
         return mean
 
+    def variance(self, mean: Array) -> Array:
+        return np.ones_like(mean)
+
 
 class Binomial(Family):
     """l = log(1 + e^eta) - y eta + y log y + (1 - y) log(1 - y), y in [0, 1] (a proportion where 0 < y < 1)."""
@@ -92,6 +47,7 @@ class Binomial(Family):
     link = "logit"
     curvature_bound = 0.25
     self_concordance = 1.0
+    recession = "signs"
     takes = "0 and 1"
 
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
@@ -117,6 +73,12 @@ class Binomial(Family):
         with np.errstate(divide="ignore"):
             return float(np.log(mean) - np.log1p(-mean))
 
+    def variance(self, mean: Array) -> Array:
+        return mean * (1 - mean)
+
+    def information(self, eta: Array) -> Array:
+        return self.terms(np.zeros_like(eta), eta)[2]
+
     def outside(self, y: Array) -> NDArray[np.bool_]:
         return (y < 0) | (y > 1)
 
@@ -129,8 +91,8 @@ class Poisson(Family):
 
     name = "poisson"
     link = "log"
-    curvature_bound = np.inf
     self_concordance = 1.0
+    recession = "zeros"
     takes = "0 or more"
 
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
@@ -149,24 +111,76 @@ class Poisson(Family):
         with np.errstate(divide="ignore"):
             return float(np.log(mean))
 
+    def variance(self, mean: Array) -> Array:
+        return mean
+
     def outside(self, y: Array) -> NDArray[np.bool_]:
         return y < 0
 
+    def mean_curvature(self, loss: float, target: float, low: float) -> float:  # noqa: ARG002
+        return 1.7 * loss + 7.4 * target  # l >= mu (1 - 3 e^-2) where mu > e^2 y
+
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Gaussian(), Binomial(), Poisson())}
+_PARAMETERS = {"tweedie": "power", "negative-binomial": "theta"}
+# Every pair that there is, the link that a family has by itself first.
+PAIRS: dict[str, dict[str, Callable[..., Family]]] = {
+    "gaussian": {"identity": Gaussian},
+    "binomial": {"logit": Binomial, "probit": Probit, "cloglog": Cloglog},
+    "poisson": {"log": Poisson},
+    "gamma": {"log": Gamma, "inverse": GammaInverse},
+    "inverse-gaussian": {"inverse-squared": InverseGaussian},
+    "tweedie": {"log": Tweedie},
+    "negative-binomial": {"log": NegativeBinomial},
+}
+# Pairs of other packages, and why there is no proof for them.
+REFUSED = {
+    ("gaussian", "log"): "the loss is not convex",
+    ("gaussian", "inverse"): "the loss is not convex",
+    ("gamma", "identity"): "the loss is not convex",
+    ("poisson", "identity"): "the best mean may be 0, at the edge of where there is a likelihood",
+    ("poisson", "sqrt"): "the loss is not convex where the predictor is negative",
+    ("binomial", "cauchy"): "the loss is not convex",
+    ("binomial", "log"): "the best mean may be 1, at the edge of where there is a likelihood",
+    ("inverse-gaussian", "log"): "the loss is not convex",
+    ("inverse-gaussian", "identity"): "the loss is not convex",
+    ("inverse-gaussian", "inverse"): "the loss is not convex",
+    ("negative-binomial", "identity"): "the loss is not convex",
+    ("tweedie", "identity"): "the loss is not convex",
+}
 
 
-def get_family(name: str, link: str | None = None) -> Family:
-    """Return the family of this name.
+def get_family(name: str, link: str | None = None, power: float | None = None, theta: float | None = None) -> Family:
+    """Return the family of this name, with its own link or another one.
+
+    Parameters
+    ----------
+    name : str
+    link : str, optional
+    power : float, optional
+        Of the variance of ``tweedie``, between 1 and 2; 1.5 where it is left out.
+    theta : float, optional
+        The size of ``negative-binomial``, above 0: the variance is mu + mu^2 / theta.
 
     Raises
     ------
     UsageError
-        An unknown family, or a link that is not the family's own.
+        An unknown family, a link with which no answer could be proven, a parameter that the family has not or lacks.
     """
-    if name not in FAMILIES:
-        raise unknown("--family", name, FAMILIES)
-    family = FAMILIES[name]
-    if link is not None and link != family.link:
-        raise unknown("--link", link, [family.link])
-    return family
+    if name not in PAIRS:
+        raise unknown("--family", name, PAIRS)
+    links = PAIRS[name]
+    if link is not None and link not in links:
+        if (why := REFUSED.get((name, link))) is not None:
+            raise UsageError(
+                "--link", link, f"{name}: {why}, so that nothing could be proven: use {' or '.join(links)}"
+            )
+        raise unknown("--link", link, list(links))
+    given = {"power": power, "theta": theta}
+    for parameter, value in given.items():
+        if value is not None and _PARAMETERS.get(name) != parameter:
+            raise UsageError(f"--{parameter}", value, f"{name} has none: leave it out")
+    own = {key: value for key, value in given.items() if value is not None}
+    if not own and name in FAMILIES and link in (None, FAMILIES[name].link):
+        return FAMILIES[name]
+    return links[link or next(iter(links))](**own)

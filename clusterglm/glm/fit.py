@@ -165,7 +165,7 @@ def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, t
         if not trace.iterations:
             trace(solution.point)
         solution = replace(solution, status=stop.settle(solution))
-        exact = problem.family.self_concordance == 0
+        exact = problem.family.quadratic
         if solution.status == "optimal" and exact and trace.certifier.ill_conditioned:
             with suppress(OutOfPasses):
                 solution = replace(solution, point=refine(problem, replace(solution.point, hessian=start.hessian)))
@@ -212,9 +212,9 @@ def _kept(
         return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
 
     repeated = repeats(start.hessian)
-    if (model.family.name != "gaussian") + start.beta[repeated].any() > problem.left:
+    if (not model.family.quadratic) + start.beta[repeated].any() > problem.left:
         repeated = []  # no pass is left to know better, nor for a fit without them
-    if repeated and model.family.name != "gaussian":
+    if repeated and not model.family.quadratic:
         # A Hessian can be singular because few rows have curvature; the columns' own Gram matrix decides.
         repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)
     if repeated:

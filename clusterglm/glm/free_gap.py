@@ -1,6 +1,6 @@
 """The free gap: from the coefficients, the gradient and the input scan, without a Hessian and without a pass.
 
-The theorem of duality.py at z = mu: u = -g, F = 0. All columns carry a penalty, but for one that is constant, an
+The theorem of duality.py at v = s: u = -g, F = 0. All columns carry a penalty, but for one that is constant, an
 intercept:
 
     P(beta) - P* <= (1 - k) f + sum_j [ Omega_j(beta_j) + Omega_j*(k u~_j) - k u~_j beta_j ] + k |u_0| (|L - L_0| + r)
@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.duality import EPS, duality_gap, gradient_noise
-from clusterglm.glm.families import Family
+from clusterglm.glm.duality import EPS, EVERYWHERE, Span, duality_gap, gradient_noise
+from clusterglm.glm.family import Family
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Point
 
@@ -60,6 +60,12 @@ class Frame:
         """The largest |a_ij| of every column, (p,)."""
         return np.maximum(np.abs(self.smallest), np.abs(self.largest))
 
+    def span(self, beta: Array, offset: float) -> Span:
+        """Return what the predictors at ``beta`` (p,) lie between, with offsets up to ``offset``."""
+        ends = np.stack([self.smallest * beta, self.largest * beta])
+        beside = offset + 4 * EPS * (len(beta) * float(self.magnitude @ np.abs(beta)) + offset)
+        return Span(float(ends.min(axis=0).sum()) - beside, float(ends.max(axis=0).sum()) + beside)
+
     def spread(self) -> Array:
         """Return max_i |x_ij - m_j|, (p,)."""
         return np.maximum(self.largest - self.mean, self.mean - self.smallest) + 4 * EPS * self.magnitude
@@ -74,7 +80,9 @@ def constant_column(penalty: Penalty, frame: Frame) -> int | None:
     return j if len(free) == 1 and frame.smallest[j] == frame.largest[j] != 0 else None
 
 
-def null_level(family: Family, null: Point, j: int, value: float, offset: float = 0.0) -> tuple[float, float] | None:
+def null_level(
+    family: Family, null: Point, j: int, value: float, offset: float = 0.0, span: Span = EVERYWHERE
+) -> tuple[float, float] | None:
     """Return an interval around the level of the null model, from a point at which all other coefficients are 0.
 
     The curvature bound of certificate.py in one dimension: its radius is at most 2 |g_j| / H_jj where tau = |a_j g_j| /
@@ -85,8 +93,8 @@ def null_level(family: Family, null: Point, j: int, value: float, offset: float 
     slope, bend = float(null.gradient[j]), null.share * float(null.curvatures[j])
     if not (np.isfinite(slope) and bend > 0):
         return None
-    tau = family.self_concordance * abs(slope) / bend * abs(value)
-    if tau >= 0.5:
+    tau = family.concordance(*span) * abs(slope) / bend * abs(value)
+    if not tau < 0.5:
         return None
     level = float(null.beta[j]) * value
     rounding = 64 * EPS * (abs(level) + offset + abs(value) * float(np.sqrt(null.loss / bend)))
@@ -123,6 +131,7 @@ def free_gap(
     best: float,
     level: tuple[float, float] | None = None,
     offset: float = 0.0,
+    span: Span = EVERYWHERE,
 ) -> tuple[float, float]:
     """Return (the bound, the part of it that stands for rounding); infinite where it does not apply.
 
@@ -138,12 +147,19 @@ def free_gap(
         An interval that holds the level of the null model, needed for an intercept.
     offset : float
         A bound on |offset_i|.
+    span : Span
+        What the predictors lie between.
     """
     j = constant_column(penalty, frame)
     if j is None or not np.isfinite(point.objective) or (j >= 0 and level is None):
         return np.inf, 0.0
-    largest, curvature = frame.magnitude, mean_curvature(family, point.loss, frame.target)
-    noise = gradient_noise(family, point.loss, point.beta, largest * np.sqrt(curvature), largest, offset, curvature)
+    largest, curvature = frame.magnitude, family.mean_curvature(point.loss, frame.target, span.low)
+    if not np.isfinite(curvature):
+        return np.inf, 0.0
+    units = largest * np.sqrt(curvature)
+    noise = gradient_noise(family, point.loss, point.beta, units, largest, offset, curvature, span)
+    if not np.isfinite(noise).all():
+        return np.inf, 0.0
     u, extra, blurred = -point.gradient, 0.0, 0.0
     if j >= 0 and level is not None:
         value, slope = float(frame.largest[j]), float(u[j])
@@ -158,17 +174,7 @@ def free_gap(
         u = u - m * slope
 
     def gap(noise: Array) -> float:
-        return duality_gap(penalty, point.beta, u, noise, 0.0, point.loss, family.name == "gaussian")
+        return duality_gap(penalty, point.beta, u, noise, 0.0, point.loss, family.quadratic)
 
     bound = gap(noise) + blurred
     return bound, max(bound - gap(np.zeros_like(noise)) - extra, 0.0)
-
-
-def mean_curvature(family: Family, loss: float, target: float) -> float:
-    """Return a bound on the mean of h.
-
-    Poisson: l >= mu (1 - 3 e^-2) where mu > e^2 y, so the mean of mu is at most 1.7 f + e^2 (mean of y).
-    """
-    if np.isfinite(family.curvature_bound):
-        return family.curvature_bound
-    return 1.7 * loss + 7.4 * target

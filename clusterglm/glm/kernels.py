@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 
 Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
@@ -58,14 +58,14 @@ def is_sparse(X: Any) -> bool:
     return hasattr(X, "indptr")
 
 
-def predictor(block: Block, beta: Array) -> Array:
-    """Return eta = offset + X beta, (m,) or (K, m); 0 in rows of weight 0, whose loss may not be finite elsewhere."""
+def predictor(block: Block, beta: Array, harmless: float = 0.0) -> Array:
+    """Return eta = offset + X beta, (m,) or (K, m); ``harmless`` in rows of weight 0, whose loss may not be finite."""
     # One candidate a row: elementwise functions then run along the rows, where numpy has vector instructions.
     eta: Array = block.X @ beta if beta.ndim == 1 else beta.T @ block.X.T
     if block.offset is not None:
         eta += block.offset
     if block.weights is not None:
-        eta[..., block.weights == 0] = 0.0
+        eta[..., block.weights == 0] = harmless
     return eta
 
 
@@ -77,14 +77,14 @@ def _or_nan(total: Array, sums: Array) -> Array:
 @_quiet
 def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     """Return (sum of w l,): one number, or K of them."""
-    values = family.loss(block.y, predictor(block, beta))
+    values = family.loss(block.y, predictor(block, beta, family.harmless))
     return (values.sum(axis=-1) if block.weights is None else values @ block.weights,)
 
 
 @_quiet
 def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     """Return (sum of w l, X'(w s)): a number and (p,), or (K,) and (p, K)."""
-    values, score, _ = family.terms(block.y, predictor(block, beta))
+    values, score, _ = family.terms(block.y, predictor(block, beta, family.harmless))
     if block.weights is not None:
         values, score = block.weights * values, block.weights * score
     total = values.sum(axis=-1)
@@ -92,7 +92,7 @@ def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
 
 
 def _weighted_terms(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
-    terms = family.terms(block.y, predictor(block, beta))
+    terms = family.terms(block.y, predictor(block, beta, family.harmless))
     if block.weights is None:
         return terms
     values, score, curvature = (block.weights * term for term in terms)
@@ -180,7 +180,7 @@ def intercept_terms(block: Block, family: Family, level: float) -> tuple[float, 
     """Return (sum of w l, sum of w s, sum of w h) of the model with nothing but an intercept."""
     w = np.ones(len(block.y)) if block.weights is None else block.weights
     eta = np.full(len(block.y), level) if block.offset is None else level + block.offset
-    terms = family.terms(block.y, np.where(w > 0, eta, 0.0))
+    terms = family.terms(block.y, np.where(w > 0, eta, family.harmless))
     return tuple(float(w @ t) for t in terms)  # type: ignore[return-value]
 
 
@@ -199,6 +199,14 @@ def leverage(block: Block, inverse_root: Array) -> tuple[Extremes]:
     rows = block.X if block.weights is None else block.X[block.weights > 0]
     z = rows @ inverse_root
     return (Extremes(np.sqrt(np.max(np.einsum("ij,ij->i", z, z), initial=0.0, keepdims=True))),)
+
+
+def span(block: Block, beta: Array) -> tuple[Extremes]:
+    """Return (-eta, eta) at their largest over rows of positive weight, (2,)."""
+    eta = predictor(block, beta)
+    eta = eta if block.weights is None else eta[block.weights > 0]
+    ends = np.array([np.max(-eta, initial=-np.inf), np.max(eta, initial=-np.inf)])
+    return (Extremes(ends),)
 
 
 def on_columns(block: Block, columns: NDArray[np.intp], kernel: Callable[..., Any], *args: Any) -> Any:

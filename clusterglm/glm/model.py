@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.certificate import Certificate
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 from clusterglm.glm.penalties import PENALTIES
 from clusterglm.glm.problem import Problem
 from clusterglm.glm.trace import Iteration, Tolerance
@@ -46,6 +46,11 @@ class Model:
             raise UsageError("--lamduh", self.lamduh, "given together with --alpha: give one of them")
         if not 0 <= self.l1_ratio <= 1:
             raise UsageError("--l1-ratio", self.l1_ratio, "must be 0 to 1")
+        if self.family.positive and not self.intercept:
+            link = f"{self.family.name} with link {self.family.link}"
+            raise UsageError(
+                "--no-intercept", None, f"{link} has predictors above 0, and no start without an intercept"
+            )
 
     @property
     def share(self) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 from clusterglm.glm.penalties import Penalty
 
 Array = NDArray[np.float64]
@@ -289,6 +289,8 @@ def _digest(function: Callable[..., Any], args: Sequence[Any]) -> str:
             waiting[:0] = arg
         elif isinstance(arg, np.ndarray | float | int):
             digest.update(np.ascontiguousarray(arg, dtype=np.float64).tobytes())
+        elif isinstance(arg, Family):
+            digest.update(repr(arg).encode())
         elif callable(arg):
             digest.update(getattr(arg, "__name__", type(arg).__name__).encode())
     return digest.hexdigest()[:16]

@@ -120,7 +120,7 @@ def refine(problem: Problem, point: Point, steps: int = 3) -> Point:
         Each brings -log10(eps cond(H)) digits; it ends early when the step is below the last bit.
     """
     penalty, H = problem.penalty, point.hessian
-    if problem.family.name != "gaussian" or H is None or not np.isfinite(point.objective):
+    if not problem.family.quadratic or H is None or not np.isfinite(point.objective):
         return point
     S = np.flatnonzero((point.beta != 0) | (penalty.l1 == 0))
     H_SS = H[np.ix_(S, S)] + np.diag(penalty.l2[S])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.errors import DataError
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 from clusterglm.glm.kernels import Block, is_sparse
 
 if TYPE_CHECKING:
@@ -314,6 +314,6 @@ def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[in
     for j in map(int, np.flatnonzero(~np.isfinite(square) | ((square < np.finfo(float).tiny) & (largest > 0)))):
         word = "finite" if largest[j] > 1 else "above zero"
         raise DataError(f"column {labels[j]}", f"{largest[j]:g}", f"its square is not {word}: rescale the column")
-    if family.name == "poisson" and seen.not_whole:
+    if family.name in ("poisson", "negative-binomial") and seen.not_whole:
         return [f"warning: target {target}: {seen.not_whole} values are not whole: fitted as rates"]
     return []

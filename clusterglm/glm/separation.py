@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import MOST_COLUMNS
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 from clusterglm.glm.kernels import Block, Extremes, gram, is_sparse, predictor
 from clusterglm.glm.problem import Problem
 
@@ -41,7 +41,7 @@ def overlap(block: Block, family: Family, beta: Array, thresholds: tuple[float, 
 
     Far out along a direction of recession the rows that it moves have neither; all others are orthogonal to it.
     """
-    _, score, curvature = family.terms(block.y, predictor(block, beta))
+    _, score, curvature = family.terms(block.y, predictor(block, beta, family.harmless))
     level = np.maximum(np.abs(score), curvature)
     if block.weights is not None:
         level = np.where(block.weights > 0, level, 0.0)
@@ -54,7 +54,7 @@ def margins(block: Block, family: Family, directions: Array, units: Array) -> tu
     The largest violation beside the length of its row in columns divided by ``units`` (p,), and the largest |a_i'd|.
     """
     t, y = block.X @ directions, block.y[:, None]
-    if family.name == "binomial":
+    if family.recession == "signs":
         violation = np.where(y == 1, -t, np.where(y == 0, t, np.abs(t)))
     else:
         violation = np.where(y > 0, np.abs(t), t)

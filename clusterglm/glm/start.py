@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import DataError
 from clusterglm.glm import kernels
-from clusterglm.glm.families import Family
+from clusterglm.glm.family import Family
 from clusterglm.glm.kernels import Block
 from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.problem import Problem, Rows
@@ -92,7 +92,7 @@ def scan_and(block: Block, family: Family, kernel: Callable[..., tuple[Any, ...]
 def first_every(solver: Solver, family: Family, rows: int, columns: int) -> int:
     """Return k: a fit begins with Hessians of one in k micro-blocks."""
     # Least squares are solved in one step of an exact one.
-    return hessian_every(rows, columns) if solver.subsampled and family.self_concordance > 0 else 1
+    return hessian_every(rows, columns) if solver.subsampled and not family.quadratic else 1
 
 
 def scan_and_draw(block: Block, family: Family, stretch: int) -> tuple[Scan, Drawn]:
@@ -144,8 +144,9 @@ def find_start(
 def null_intercept(rows: Summed, model: Model, seen: Scan, most: float = np.inf) -> float:
     """Return the intercept of the model without any column, after ``most`` passes at most.
 
-    Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps on g(mean mu) = g(mean y), a
-    straight line where the offsets are alike; a step that leaves the bracket goes to its middle instead.
+    Without an offset it is g(weighted mean of y). With one it takes scalar Newton steps: for a canonical link on
+    g(mean mu) = g(mean y), a straight line where the offsets are alike. A step that leaves the bracket, which holds
+    because scores grow with eta, goes to its middle instead.
     """
     if not model.intercept:
         return 0.0
@@ -158,11 +159,14 @@ def null_intercept(rows: Summed, model: Model, seen: Scan, most: float = np.inf)
     low, high = wanted - seen.largest_offset, wanted + seen.largest_offset
     for _ in range(int(min(most, _MOST_NULL_STEPS))):
         _, slope, curvature = (float(s) for s in rows.sum(kernels.intercept_terms, family, level))
-        low, high = (low, level) if slope > 0 else (level, high)
+        low, high = (low, level) if slope > 0 else (level, high)  # not a number where a predictor is not above 0
         with np.errstate(all="ignore"):
-            now = family.predictor(mean + slope / W)
-            (_, _, bend) = family.terms(np.array([mean]), np.array([now]))
-            step = (wanted - now) * float(bend[0]) * W / curvature
+            if family.canonical:
+                now = family.predictor(mean + slope / W)
+                (_, _, bend) = family.terms(np.array([mean]), np.array([now]))
+                step = (wanted - now) * float(bend[0]) * W / curvature
+            else:
+                step = -slope / curvature
         new = level + step if low <= level + step <= high else (low + high) / 2
         level, step = new, new - level
         if abs(step) <= 1e-9 * (1 + abs(level)):
@@ -176,7 +180,7 @@ def null_loss(rows: Summed, model: Model, seen: Scan, level: float) -> float:
     Without a pass where there is no offset, for with a canonical link l(y, eta) = l(y, 0) - y eta + l(0, eta) -
     l(0, 0); by one where that would cancel too many digits.
     """
-    if seen.largest_offset == 0:
+    if seen.largest_offset == 0 and model.family.canonical:
         at_zero = model.family.loss(np.zeros(2), np.array([level, 0.0]))
         found = (seen.loss_at_zero - level * seen.target_sum) / seen.weight + float(at_zero[0] - at_zero[1])
         if found > _CANCELLED * seen.loss_at_zero / seen.weight:

@@ -233,7 +233,7 @@ class StoppingRule:
         """Look for a direction of recession that costs no penalty."""
         problem = self.trace.problem
         free = problem.penalty.free
-        if problem.family.name not in ("binomial", "poisson") or len(self.trace.iterations) < 2:
+        if not problem.family.recession or len(self.trace.iterations) < 2:
             return False
         if not self.deviations[free].any():
             return False  # the intercept alone: the target has more than one value

@@ -73,7 +73,8 @@ def solver_name(name: str) -> str:
 
 
 def title(result: dict[str, Any]) -> str:
-    family = _FAMILIES.get(result["family"], result["family"].replace("-", " ").capitalize())
+    name = result["link"] if result.get("link") in ("probit", "cloglog") else result["family"]
+    family = _FAMILIES.get(name, name.replace("-", " ").capitalize())
     return f"{family} regression by {solver_name(result['solver'])}"
 
 

@@ -54,7 +54,7 @@ def admm(problem: Problem, start: Point, stop: StoppingRule, trace: Trace) -> So
         z = minimise(metric.total, -metric.times(step).sum(axis=0) - y.sum(axis=0), point.beta, problem.penalty)
         y = y + metric.times(point.beta + step - z)
         renew = renew or metric.rho > 1 or metric.squared(z) > _FAR * point.objective
-        point = problem.at(z, hessian=renew and problem.family.self_concordance > 0, ranges=True)
+        point = problem.at(z, hessian=renew and not problem.family.quadratic, ranges=True)
         if not point.objective <= metric.origin.objective * (1 + _NOISE):
             point, renew = metric.origin, False
             metric, y = Metric(point, metric.rho * _STIFFER), -point.ranges.gradient

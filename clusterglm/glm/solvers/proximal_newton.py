@@ -46,7 +46,7 @@ def proximal_newton(problem: Problem, start: Point, stop: StoppingRule, trace: T
         renew = t < 1 or shrinks(decrement, before, fresh) > _SLOW
         if renew and fresh and point is not start:
             problem.every = 1  # a Hessian taken right here should do better: the rows that it is of mislead
-        trial, t = halve(problem, point, d, hessian=renew and problem.family.self_concordance > 0)
+        trial, t = halve(problem, point, d, hessian=renew and not problem.family.quadratic)
         if trial is None and d is not straight:
             trial, t = halve(problem, point, straight, hessian=True)
         if trial is None:
