@@ -21,7 +21,6 @@ from hosts import hosts
 
 TREE = Path(platformdirs.user_cache_dir("clusterglm-tests")) / "trixie"
 USER = 1000  # tester's number in the tree
-_MIRROR = "http://deb.debian.org/debian"
 _NAME = "condor"
 _SECONDS = 60.0
 _CONFIGURATION = """
@@ -72,7 +71,7 @@ def install() -> None:
     shutil.rmtree(TREE, ignore_errors=True)
     TREE.parent.mkdir(parents=True, exist_ok=True)
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "timeout": 900}
-    subprocess.run(["debootstrap", "--variant=minbase", "trixie", str(TREE), _MIRROR], **quiet)  # type: ignore[call-overload]
+    subprocess.run(["debootstrap", "--variant=minbase", "trixie", str(TREE)], **quiet)  # type: ignore[call-overload]
     policy = TREE / "usr" / "sbin" / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
