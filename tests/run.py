@@ -24,6 +24,8 @@ PACKAGES = {
     "munge": "munge",
     "shellcheck": "shellcheck",
     "ip": "iproute2",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "sge_qmaster": "gridengine-master",
     "sge_execd": "gridengine-exec",
     "qconf": "gridengine-client",
