@@ -14,21 +14,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clusterglm import groups
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.files import location
 from clusterglm.data.rows import Here, LocalRows, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm.fit import fit as fit_rows
-from clusterglm.glm.model import Fit, Limits
+from clusterglm.glm.model import Fit
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.sample import Drawn
 from clusterglm.glm.start import Look, look, look_at_fit
-from clusterglm.glm.trace import Iteration
 from clusterglm.progress import Progress, Silent
 from clusterglm.request import Request, split_names
 from clusterglm.result import Result
 from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions, write_data, write_run
+from clusterglm.solving import solve
 from clusterglm.units import format_duration
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def fit(
         How to run this again, for the report.
     **options
         The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, categorical,
-        weights, offset, missing, family, link, power, theta, penalty, alpha, lamduh, l1_ratio, intercept, standardize,
-        dtype, storage, chunk_rows, tol, rel_gap, max_passes, start.
+        weights, offset, missing, family, link, power, theta, penalty, alpha, lamduh, l1_ratio, summary, covariance,
+        groups, weights_are, level, intercept, standardize, dtype, storage, chunk_rows, tol, rel_gap, max_passes, start.
 
     Raises
     ------
@@ -212,6 +213,12 @@ def _from_python(data: Any, options: dict[str, Any]) -> Here | Collections:
     for name in ("features", "categorical"):
         if isinstance(names := chosen[name], str):
             chosen[name] = split_names(names, f"--{name}")
+    if (grouping := options.get("groups")) is not None and chosen["features"] is not None:
+        if grouping in chosen["features"]:
+            raise UsageError("groups", grouping, "is one of the features: name the features alone")
+        chosen["features"] = (*chosen["features"], grouping)
+    elif grouping is not None:
+        raise UsageError("groups", grouping, "needs the features by name: give a frame, and features")
     intercept = options.get("intercept") is not False
     found = from_python(data, chosen, intercept=intercept, dtype=options.get("dtype") or "float64")
     if isinstance(found, Here):
@@ -236,27 +243,12 @@ def _fit_here(here: Here, options: dict[str, Any], progress: Progress) -> Result
     request = _OwnRows(**own | {name: value for name, value in options.items() if value is not None})
     started = time.perf_counter()
     with one_blas_thread():
-        fitted = _solve(rows, names, request, progress, [], None, here.target)
+        inside = groups.names(names, here.coding, request.groups)
+        fitted = solve(rows, names, inside, request, progress, [], None, here.target)
     notes = [*here.notes, *request.notes(rows.columns), *fitted.notes]
     seconds = {"load": 0.0, "fit": time.perf_counter() - started}
-    return Result.of(request, fitted, names, rows.rows, seconds, notes=notes, nbytes=rows.nbytes, **here.coding)
-
-
-def _solve(
-    rows: Rows,
-    names: Sequence[str],
-    request: Request,
-    progress: Progress,
-    journal: Sequence[Recorded],
-    on_pass: Callable[[Problem], None] | None,
-    target: str,
-    seen: Look | None = None,
-) -> Fit:
-    def tell(row: Iteration, null_objective: float) -> None:
-        progress.iteration(row, null_objective, rows.rows)
-
-    limits = Limits(request.tolerance, request.max_passes, request.start, on_pass, tell)
-    return fit_rows(rows, names, request.model, request.method, limits, journal, rows.locate, target, seen)
+    told = {"notes": notes, "nbytes": rows.nbytes, **groups.coding(here.coding, request.groups)}
+    return Result.of(request, fitted, inside, rows.rows, seconds, **told)
 
 
 class _Fitting:
@@ -307,13 +299,13 @@ class _Fitting:
         result = Result.of(
             self.request,
             fitted,
-            source.names,
+            groups.names(source.names, source.coding, self.request.groups),
             plan.rows,
             self.seconds,
             notes=self.notes,
             nbytes=plan.bytes,
             truth=source.truth,
-            **source.coding,
+            **groups.coding(source.coding, self.request.groups),
             chunks={"count": plan.chunks, "rows": plan.chunk_rows, "spread": spread},
             tasks=rows.tasks,
             tasks_dropped=seen.tasks_dropped,
@@ -347,7 +339,7 @@ class _Fitting:
             source = self.source or open_source(
                 request.data,
                 request.target,
-                request.features,
+                request.columns_read,
                 request.weights,
                 request.offset,
                 request.categorical or (),
@@ -401,6 +393,7 @@ class _Fitting:
         from clusterglm.data.dask_rows import DaskRows
 
         make = source.make(plan, self.request.model.intercept)
+        names = groups.names(source.names, source.coding, self.request.groups)
         rows = DaskRows(
             self.client, make, plan, source.locate, self.ask_for, self.progress.rows, most=self.most_workers
         )
@@ -410,18 +403,18 @@ class _Fitting:
                 self.progress.phase(f"loading {plan.rows:,} rows in {plan.chunks} chunks{expected}")
                 rows.load()
                 # Bad values are refused before anything is fitted.
-                seen = self.look(source, plan, rows)
+                seen = self.look(source, plan, groups.model_rows(rows, source.names, names))
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.solver.name}{_about(self.forecast.seconds_fit)}")
                 target = self.request.target or "y"
-                fitted = _solve(
-                    rows, source.names, self.request, self.progress, self.journal, self.checkpoint, target, seen
+                fitted = solve(
+                    rows, source.names, names, self.request, self.progress, self.journal, self.checkpoint, target, seen
                 )
             self.checkpoint_now()
             if fitted.status == "interrupted" and self.folder is not None:
-                told = {"notes": self.notes, "nbytes": plan.bytes, **source.coding}
-                result = Result.of(self.request, fitted, source.names, plan.rows, self.seconds, **told)
+                told = {"notes": self.notes, "nbytes": plan.bytes, **groups.coding(source.coding, self.request.groups)}
+                result = Result.of(self.request, fitted, names, plan.rows, self.seconds, **told)
                 # No pages: whoever pressed Ctrl-C does not wait for them.
                 write_data(self.folder, result, self.planned(plan))
                 raise KeyboardInterrupt

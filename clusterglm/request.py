@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DTYPES = ("float64", "float32")
 MISSING = ("raise", "drop")
 STORAGES = ("auto", "memory", "stream", "disk")
+COVARIANCES = ("nonrobust", "HC0", "HC1", "cluster")  # of glm/inference.py, which takes scipy to import
+WEIGHTS = ("frequency", "analytic")
+ESTIMATE = "estimate"  # a theta that is to be found
 GENERATED = ("binomial", "gaussian", "poisson")  # families of data/synthetic.py, which takes numpy to import
 _LARGEST_SEED = 2**63 - 1
 # On the iterates, so a fit may resume with others.
@@ -58,11 +61,16 @@ class Request:
     family: str | None = None
     link: str | None = None
     power: float | None = None
-    theta: float | None = None
+    theta: float | str | None = None
     penalty: str | None = None
     alpha: float | None = None
     lamduh: float | None = None
     l1_ratio: float | None = None
+    summary: bool = False
+    covariance: str | None = None
+    groups: str | None = None
+    weights_are: str = "frequency"
+    level: float = 0.95
     intercept: bool | None = None
     standardize: bool = False
     dtype: str = "float64"
@@ -85,6 +93,7 @@ class Request:
         self._check_data()
         self._check_numbers()
         _ = self.model
+        self._check_inference()
         if self.rows is not None and not self.model.penalised:
             width = self.columns + bool(self.intercept)
             rows = self.row_count
@@ -138,6 +147,38 @@ class Request:
             if self.features is not None and column not in self.features:
                 raise UsageError("--categorical", column, "is not among --features")
 
+    def _check_inference(self) -> None:
+        given = {"--covariance": self.covariance, "--groups": self.groups}
+        for option, value in given.items():
+            if value is not None and not self.summary:
+                raise UsageError(option, value, "has no effect without --summary: add it")
+        if not 0 < self.level < 1:
+            raise UsageError("--level", self.level, "must lie between 0 and 1")
+        if self.weights_are not in WEIGHTS:
+            raise unknown("--weights-are", self.weights_are, WEIGHTS)
+        if not self.summary:
+            return
+        if self.covariance not in (None, *COVARIANCES):
+            raise unknown("--covariance", self.covariance, COVARIANCES)
+        if self.model.penalised:
+            cure = "standard errors are for fits without a penalty: add --penalty none"
+            raise UsageError("--summary", None, cure)
+        if (self.covariance == "cluster") != (self.groups is not None):
+            raise UsageError("--groups", self.groups, "goes with --covariance cluster: give both or none")
+        if self.groups is None or self.own_rows:
+            return
+        if self.features is None or self.groups in self.features:
+            raise UsageError("--groups", self.groups, "needs --features, and is none of them: name the features alone")
+        if self.groups in (self.target, self.weights, self.offset):
+            raise UsageError("--groups", self.groups, "has another role: name a column of its own")
+        if self.dtype != "float64":
+            raise UsageError("--groups", self.groups, "needs --dtype float64, in which numbers of groups are exact")
+
+    @property
+    def columns_read(self) -> tuple[str, ...] | None:
+        """The columns that become those of the rows: the features, and the groups of the rows behind them."""
+        return self.features if self.groups is None or self.features is None else (*self.features, self.groups)
+
     def _check_numbers(self) -> None:
         _ = self.row_count, self.rows_per_chunk
         if self.columns < 1:
@@ -181,7 +222,12 @@ class Request:
     def family_used(self) -> Family:
         from clusterglm.glm.families import get_family
 
-        return get_family(self.family or "binomial", self.link, self.power, self.theta)
+        theta = 1.0 if self.theta == ESTIMATE else self.theta
+        try:
+            theta = None if theta is None else float(theta)
+        except ValueError:
+            raise UsageError("--theta", self.theta, f"must be a number above 0, or {ESTIMATE}") from None
+        return get_family(self.family or "binomial", self.link, self.power, theta)
 
     @cached_property
     def model(self) -> Model:

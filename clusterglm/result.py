@@ -13,6 +13,7 @@ import numpy as np
 
 from clusterglm.errors import NOT_CONVERGED, redact
 from clusterglm.glm import model as glm
+from clusterglm.glm.inference import Inference
 from clusterglm.request import Request
 
 _PACKAGES = ("clusterglm", "dask", "distributed", "numpy")
@@ -79,6 +80,7 @@ class Result:
     resumed: bool
     history: dict[str, Sequence[Any]] = field(repr=False)
     folder: Path | None = None
+    inference: Inference | None = None
 
     @classmethod
     def of(
@@ -117,9 +119,9 @@ class Result:
         }
         return cls(
             solver=fitted.solver,
-            family=model.family.name,
-            link=model.family.link,
-            parameters=model.family.parameters,
+            family=fitted.family.name,
+            link=fitted.family.link,
+            parameters=fitted.family.parameters,
             penalty=model.penalty,
             alpha=fitted.alpha,
             l1_ratio=model.share,
@@ -157,6 +159,7 @@ class Result:
             notes=notes,
             versions=_versions(),
             history=_history(fitted),
+            inference=fitted.inference,
             **(told | measured),
         )
 
@@ -166,7 +169,20 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of ``result.json``."""
-        return {k: v for k, v in vars(self).items() if k not in ("history", "folder")}
+        told = {k: v for k, v in vars(self).items() if k not in ("history", "folder")}
+        return told | {"inference": None if self.inference is None else asdict(self.inference)}
+
+    def summary(self) -> str:
+        """Return the summary of a fit that was made with ``summary=True``, as statsmodels writes it.
+
+        Raises
+        ------
+        UsageError
+            The fit has no standard errors.
+        """
+        from clusterglm.summary import summary
+
+        return summary(self)
 
     def model(self) -> dict[str, Any]:
         """Return the content of ``model.json``: all that a prediction needs."""

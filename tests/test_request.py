@@ -24,7 +24,7 @@ FILE = {"data": "rows.parquet", "target": "y", "family": "poisson"}
         ({"rows": 100, "target": "y"}, r"--target \(y\): needs --data"),
         ({"rows": 100, "weights": "w"}, r"--weights \(w\): needs --data"),
         ({"rows": 100, "family": "gausian"}, r"--family \(gausian\).*did you mean gaussian"),
-        ({"rows": 100, "link": "probit"}, r"--link \(probit\).*One of logit"),
+        ({"rows": 100, "link": "log"}, r"--link \(log\).*binomial: the best mean"),
         ({"rows": 100, "columns": 0}, r"--columns \(0\): must be at least 1"),
         ({"rows": 100, "columns": 4001}, "must be at most 4000"),
         ({"rows": 100, "seed": -1}, "--seed"),

@@ -89,6 +89,7 @@ def test_the_model_is_all_that_a_prediction_needs(arrays: Any) -> None:
         "schema",
         "family",
         "link",
+        "parameters",
         "feature_names",
         "coefficients",
         "intercept",
@@ -124,7 +125,7 @@ def test_columns_left_out_are_named(arrays: Any) -> None:
 
 
 def test_rows_of_ones_own_need_a_family(arrays: Any) -> None:
-    with pytest.raises(UsageError, match="family: needed with rows of your own: gaussian, binomial or poisson"):
+    with pytest.raises(UsageError, match="family: needed with rows of your own: one of gaussian, binomial"):
         fitted(arrays, family=None)
 
 

@@ -54,11 +54,22 @@ def fit(
     family: str | None = typer.Option(None, metavar="F", help="gaussian, binomial, poisson, gamma, tweedie, ..."),
     link: str | None = typer.Option(None, metavar="L", help="Another link than the family's own, such as probit."),
     power: float | None = typer.Option(None, metavar="P", help="Of tweedie's variance, 1 to 2.  [default: 1.5]"),
-    theta: float | None = typer.Option(None, metavar="T", help="Of negative-binomial: variance mu + mu^2 / theta."),
+    theta: str | None = typer.Option(
+        None, metavar="T", help="Of negative-binomial, variance mu + mu^2 / theta: a number, or estimate."
+    ),
     penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2 or elastic-net."),
     alpha: float | None = typer.Option(None, metavar="A", help="Strength: mean loss + alpha x penalty."),
     lamduh: float | None = typer.Option(None, metavar="L", help="Strength: sum of losses + lamduh x penalty."),
     l1_ratio: float | None = typer.Option(None, metavar="R", help="Share of L1 in elastic-net.  [default: 0.5]"),
+    summary: bool = typer.Option(False, "--summary", help="Standard errors, tests and intervals, as statsmodels has."),
+    covariance: str | None = typer.Option(
+        None, metavar="C", help="nonrobust, HC0, HC1 or cluster.  [default: nonrobust]"
+    ),
+    groups: str | None = typer.Option(None, metavar="COL", help="The column of the groups of --covariance cluster."),
+    weights_are: str | None = typer.Option(
+        None, metavar="W", help="What weights count: frequency or analytic.  [default: frequency]"
+    ),
+    level: float | None = typer.Option(None, metavar="P", help="Of the intervals.  [default: 0.95]"),
     intercept: bool | None = typer.Option(None, "--intercept/--no-intercept", help="[default: with --data]"),
     standardize: bool | None = typer.Option(
         None, "--standardize/--no-standardize", help="Penalise the coefficients of standardised columns."
@@ -104,6 +115,7 @@ def fit(
     from clusterglm.request import OPTIONS, Request
 
     given = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
+    given = given if summary else {name: value for name, value in given.items() if name != "summary"}
     least = parse_count(min_workers, "--min-workers", of="workers") if min_workers is not None else None
     most = parse_count(max_workers, "--max-workers", of="workers") if max_workers is not None else None
     where = Where(cluster, scheduler, scheduler_file, timeout, allow_version_mismatch, least, most)
@@ -178,6 +190,11 @@ def show(result: Result, json_: bool) -> None:
     output.data(f"seconds     {seconds}")
     if result.folder is not None:
         output.data(f"report      {result.folder / 'report.html'}")
+    if result.inference is not None:
+        output.data("")
+        for line in result.summary().splitlines():
+            output.data(line)
+        return
     head, rows = (
         ["name", "coefficient"],
         [[n, f"{c: .8g}"] for n, c in zip(result.feature_names, result.coefficients, strict=True)],

@@ -21,6 +21,7 @@ from clusterglm.glm.algebra import MOST_COLUMNS, aliased, definite
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
+from clusterglm.glm.inference import Wanted, infer
 from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty, elastic_net
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
@@ -43,17 +44,19 @@ def fit(
     locate: Callable[[int], str] = "row {}".format,
     target: str = "y",
     seen: Look | None = None,
+    wanted: Wanted | None = None,
 ) -> Fit:
     """Fit ``model`` on ``rows``, whose columns are ``names``, after a leading column of ones for an intercept.
 
-    ``seen`` is the first look at these rows, where whoever loaded them has taken it.
+    ``seen`` is the first look at these rows, where whoever loaded them has taken it. ``wanted`` says what inference is
+    made once an answer without a penalty is there, in two passes or three.
 
     Ctrl-C ends the fit at its last iterate, with status ``interrupted``.
 
     Raises
     ------
     UsageError
-        A solver that cannot take so many columns.
+        A solver, or an inference, that cannot take so many columns.
     DataError
         Values that are not finite or outside the family's range, and data that no model can be fitted to.
     """
@@ -61,8 +64,10 @@ def fit(
     family, first = model.family, int(model.intercept)
     labels = ["intercept"] * first + list(names)
     solver = for_columns(solver, len(labels), not model.has_l1)
+    if wanted is not None and len(labels) > MOST_COLUMNS:
+        raise UsageError("--summary", None, f"needs the Hessian, which is formed up to {MOST_COLUMNS} columns")
     if seen is None:
-        seen, read = look(rows, model, len(labels), limits.start), 1
+        seen, read = look(rows, model, len(labels), "null" if limits.begin is not None else limits.start), 1
     scan = seen.scan
     notes = refuse(scan, labels, model, locate, target)
     factors = np.ones(len(labels))
@@ -75,7 +80,7 @@ def fit(
     problem.every = first_every(solver, family, rows.rows, len(labels))
     if seen.met is not None:
         problem.know(seen.met.kernel, seen.met.args, seen.met.sums)
-    start = find_start(problem, names, model, alpha, seen, fit)
+    start = find_start(problem, names, model, alpha, seen, fit, limits.begin)
     problem.sample = start.sample
     start, point = _first_point(problem, start, solver)
     kept, dropped, dropped_notes = _kept(problem, point, scan, labels, model)
@@ -103,6 +108,12 @@ def fit(
     if pinned.size:
         solution = replace(solution, point=_unpinned(problem, solution.point, pinned, scan.largest))
 
+    inference = None
+    if wanted is not None and solution.status in ("optimal", "converged"):
+        try:
+            inference = infer(problem, solution.point, wanted, labels, kept, start.null)
+        except OutOfPasses:
+            notes.append(f"note: no pass is left for standard errors: more than --max-passes {limits.max_passes}")
     full = np.zeros(len(labels))
     full[kept] = solution.point.beta
     notes += stop.notes
@@ -113,6 +124,7 @@ def fit(
         notes.append(_separation_note(direction, labels, sd))
     return Fit(
         solver=solver.name,
+        family=family,
         coefficients=full[first:],
         intercept=float(full[0]) if first else None,
         status=solution.status,
@@ -127,6 +139,7 @@ def fit(
         dropped=[labels[j] for j in dropped],
         notes=notes,
         direction=direction,
+        inference=inference,
     )
 
 

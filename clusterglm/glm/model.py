@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.certificate import Certificate
 from clusterglm.glm.family import Family
+from clusterglm.glm.inference import Inference
 from clusterglm.glm.penalties import PENALTIES
 from clusterglm.glm.problem import Problem
 from clusterglm.glm.trace import Iteration, Tolerance
@@ -77,6 +78,7 @@ class Fit:
     """A finished fit by ``solver``. ``coefficients`` (p,) without the intercept, 0 where a column was left out."""
 
     solver: str
+    family: Family
     coefficients: Array
     intercept: float | None
     status: str
@@ -91,6 +93,12 @@ class Fit:
     dropped: list[str]
     notes: list[str]
     direction: Array | None = None
+    inference: Inference | None = None
+
+    @property
+    def beta(self) -> Array:
+        """The coefficients with the intercept first, where there is one."""
+        return self.coefficients if self.intercept is None else np.append(self.intercept, self.coefficients)
 
 
 @dataclass(frozen=True)
@@ -98,12 +106,14 @@ class Limits:
     """Where to start, when to stop, and what to tell on the way.
 
     No pass is made beyond ``max_passes``, but for ``LEAST_PASSES``. ``start`` is one of ``STARTS``: ``auto`` draws a
-    sample where the rows are enough for one. ``on_pass`` is called after every new pass, ``on_iteration`` after each
+    sample where the rows are enough for one; ``begin`` (p,), coefficients with the intercept first, goes before both.
+    ``on_pass`` is called after every new pass, ``on_iteration`` after each
     step with its row and the objective of the null model.
     """
 
     tolerance: Tolerance = field(default_factory=Tolerance)
     max_passes: int = 1000
     start: str = "auto"
+    begin: Array | None = None
     on_pass: Callable[[Problem], None] | None = None
     on_iteration: Callable[[Iteration, float], None] | None = None

@@ -178,6 +178,10 @@ class Problem:
         """Return the sums of any kernel over all rows, as arrays: one pass."""
         return self._pass(_digest(kernel, args), lambda: (1, self.rows.sum(kernel, *args)))
 
+    def sum_over(self, rows: Rows, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> Total:
+        """Return the sums over the same rows with other columns: one pass."""
+        return self._pass(_digest(kernel, args), lambda: (1, rows.sum(kernel, *args)))
+
     def each(self, step: Callable[..., tuple[Any, ...]], states: Sequence[Any], *args: Any) -> Total:
         """Run ``step(rows, state, *args)`` on every local problem; return its entries stacked, (N, ...) each.
 

@@ -119,9 +119,15 @@ class Start:
 
 
 def find_start(
-    problem: Problem, names: Sequence[str], model: Model, alpha: float, seen: Look, fit: Callable[..., Fit]
+    problem: Problem,
+    names: Sequence[str],
+    model: Model,
+    alpha: float,
+    seen: Look,
+    fit: Callable[..., Fit],
+    begin: Array | None = None,
 ) -> Start:
-    """Return the fit of the drawn rows, or the null model; ``fit`` is what fits a sample.
+    """Return ``begin``, the fit of the drawn rows, or the null model; ``fit`` is what fits a sample.
 
     At least one pass is left to evaluate the start; and another for the null model, where a sample misleads.
     """
@@ -129,6 +135,8 @@ def find_start(
     level = null_intercept(problem, model, seen.scan, problem.left - 1)
     null = np.zeros(len(names) + first)
     null[:first] = level
+    if begin is not None and problem.left > _PASSES_OF_SAMPLE:
+        return Start(begin, "given coefficients", null, None, null_loss(problem, model, seen.scan, level))
     found = None
     if seen.met is not None:
         found = seen.met.beta, seen.met.sample
@@ -207,5 +215,4 @@ def sample_start(
         raise KeyboardInterrupt
     if found.status not in ("optimal", "converged"):
         return None
-    beta = found.coefficients if found.intercept is None else np.append(found.intercept, found.coefficients)
-    return beta, sample
+    return found.beta, sample

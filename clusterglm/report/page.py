@@ -88,6 +88,7 @@ def render(run: Run) -> str:
     sections = [
         ("convergence", "Convergence"),
         ("coefficients", "Coefficients"),
+        *([("inference", "Inference")] if run.result.get("inference") else []),
         ("work", "The cluster at work"),
         ("layout", "The data on the cluster"),
         ("reproduce", "Reproduce"),
@@ -125,6 +126,7 @@ def render(run: Run) -> str:
         links=[name for name in _SIBLINGS if (run.folder / name).is_file()],
         known=bool(run.result.get("truth")),
         table=_table(run.result),
+        inference=_inference(run.result),
         css=source("report.css"),
         theme=source("theme.js"),
         bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),  # noqa: S704
@@ -343,6 +345,32 @@ def _forecast(run: Run) -> list[tuple[str, str, str]]:
         ),
     ]
     return [row for row in rows if row[1] != "–" or row[2] != "–"] if plan else []
+
+
+def _inference(result: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the table of standard errors, tests and intervals, and what stands beside it."""
+    found = result.get("inference")
+    if not found:
+        return None
+    columns = ("estimate", "standard_error", "statistic", "p_value", "low", "high")
+    cells = [[words.short(number(v), 5) for v in found[column]] for column in columns]
+    rows = [[str(name), *row] for name, *row in zip(found["names"], *cells, strict=True)]
+    tail = (1 - number(found["level"])) / 2
+    facts = [
+        ("observations", f"{number(found['observations']):,.0f}"),
+        ("residual degrees of freedom", f"{number(found['df_residual']):,.0f}"),
+        ("covariance", found["method"]),
+        ("dispersion", words.short(number(found["dispersion"]), 6)),
+        ("log-likelihood", words.short(number(found["log_likelihood"]), 8)),
+        ("deviance", words.short(number(found["deviance"]), 8)),
+        ("null deviance", words.short(number(found["null_deviance"]), 8)),
+        ("Pearson chi2", words.short(number(found["pearson"]), 8)),
+        ("AIC", words.short(number(found["aic"]), 8)),
+        ("BIC", words.short(number(found["bic"]), 8)),
+        ("pseudo R-squared (Cox and Snell)", words.short(number(found["pseudo_r2"]), 4)),
+    ]
+    head = ["estimate", "std err", found["kind"], f"P>|{found['kind']}|", f"{tail:.3g}", f"{1 - tail:.3g}"]
+    return {"head": head, "rows": rows, "facts": facts}
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

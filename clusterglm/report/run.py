@@ -38,6 +38,15 @@ _RESULT: dict[str, Any] = {
     "tolerance": {"kind": str, "value": float},
     "seconds": {"*": float},
     "chunks": {"count": float, "rows": float, "spread": {"*": int}},
+    "parameters": {"*": float},
+    "inference": {
+        "names": list,
+        "kind": str,
+        "method": str,
+        **dict.fromkeys(("estimate", "standard_error", "statistic", "p_value", "low", "high"), list),
+        **dict.fromkeys(("level", "observations", "df_residual", "dispersion", "pearson"), float),
+        **dict.fromkeys(("deviance", "null_deviance", "log_likelihood", "aic", "bic", "pseudo_r2"), float),
+    },
     "memory": {"limit": float, "peak": float, "worker": {"*": float}},
 }
 _RESULT |= dict.fromkeys(

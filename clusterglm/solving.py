@@ -1,0 +1,58 @@
+"""From a request and rows, wherever they are, to a fit: with inference, and with a theta that is estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from clusterglm import groups
+from clusterglm.data.rows import Rows
+from clusterglm.glm.fit import fit as fit_rows
+from clusterglm.glm.inference import Wanted
+from clusterglm.glm.model import Fit, Limits, Model
+from clusterglm.glm.problem import Problem, Recorded
+from clusterglm.glm.start import Look
+from clusterglm.glm.theta import fit_theta
+from clusterglm.glm.trace import Iteration
+from clusterglm.progress import Progress
+from clusterglm.request import ESTIMATE, Request
+
+
+def solve(
+    rows: Rows,
+    all_names: Sequence[str],
+    names: Sequence[str],
+    request: Request,
+    progress: Progress,
+    journal: Sequence[Recorded],
+    on_pass: Callable[[Problem], None] | None,
+    target: str,
+    seen: Look | None = None,
+) -> Fit:
+    """Return the fit that was asked for, on rows whose columns are ``all_names``, those of the model ``names``.
+
+    Raises
+    ------
+    UsageError, DataError
+        What was refused.
+    """
+
+    def tell(row: Iteration, null_objective: float) -> None:
+        progress.iteration(row, null_objective, rows.rows)
+
+    limits = Limits(request.tolerance, request.max_passes, request.start, on_pass=on_pass, on_iteration=tell)
+    wanted = None
+    if request.summary:
+        told = rows if request.groups is not None else None
+        wanted = Wanted(request.covariance or "nonrobust", request.weights_are, request.level, told)
+    inner, solver = groups.model_rows(rows, all_names, names), request.method
+    if request.theta != ESTIMATE:
+        return fit_rows(inner, names, request.model, solver, limits, journal, rows.locate, target, seen, wanted)
+
+    def at(model: Model, begin: Any, last: bool) -> Fit:
+        told = wanted if last else None
+        given = replace(limits, begin=begin)
+        return fit_rows(inner, names, model, solver, given, (), rows.locate, target, None if last else seen, told)
+
+    return fit_theta(inner, request.model, at)
