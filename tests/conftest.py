@@ -374,4 +374,4 @@ def lab(_lab_hosts: Any) -> Iterator[Any]:
         for name, value in _lab_hosts.environment.items():
             patch.setenv(name, value)
         yield _lab_hosts
-    assert {node: _lab_hosts.processes(node) for node in _lab_hosts.nodes} == {node: [] for node in _lab_hosts.nodes}
+        assert not _lab_hosts.left()

@@ -26,6 +26,7 @@ PACKAGES = {
     "ip": "iproute2",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "faketime": "faketime",
     "sge_qmaster": "gridengine-master",
     "sge_execd": "gridengine-exec",
     "qconf": "gridengine-client",

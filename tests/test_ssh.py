@@ -51,16 +51,6 @@ def desk(lab: Any, clusterglm: Any) -> Callable[..., Any]:
     return run
 
 
-def left(lab: Any) -> dict[str, str]:
-    """Return what is left on the hosts that are reached: processes, folders, keys."""
-    found = {}
-    for node in lab.nodes:
-        files = lab.run(node, "find", "/root/.local/state/clusterglm", "-not", "-name", "*.lock", "-type", "f")
-        scratch = lab.run(node, "find", "/tmp", "-maxdepth", "1", "-name", "cglm-*-????????")
-        found[node] = "\n".join([*lab.processes(node), files, scratch]).strip()
-    return {node: text for node, text in found.items() if text}
-
-
 def forget() -> None:
     shutil.rmtree(Path(os.environ["XDG_STATE_HOME"], "clusterglm"), ignore_errors=True)
 
@@ -74,7 +64,7 @@ def running(lab: Any, desk: Any) -> Iterator[dict[str, Any]]:
     yield json.loads(done.stdout)
     done = desk("down", "lab", "--if-exists")
     assert done.returncode == 0, done.stderr
-    assert not left(lab)
+    assert not lab.left()
 
 
 def test_a_fit_has_the_bits_of_this_machine(running: Any, desk: Any, undisturbed: Any, tmp_path: Path) -> None:
@@ -186,5 +176,5 @@ def test_down_leaves_no_process_on_any_host_without_local_state(running: Any, de
     forget()
     done = desk("down", "lab", "--hosts", ALL)
     assert (done.returncode, done.stderr) == (0, "note: lab: 5 processes ended\n")
-    assert not left(lab)
+    assert not lab.left()
     assert desk("ls", "--hosts", ALL).stderr == "note: no cluster is up: start one with clusterglm up local\n"

@@ -65,7 +65,9 @@ class Hosts:
         first = self._first_of(self._unshared(["nsenter", "--target", self.site[2], "--all"]))
         self.first[name] = first
         inner = ["nsenter", "--target", str(first), "--net"]
-        link = ("type", "veth", "peer", "name", "eth0", "netns", str(first))
+        # A host that is made again must not wait until the others have forgotten where it was.
+        card = f"02:00:00:00:00:{self.names.index(name) + 1:02x}"
+        link = ("type", "veth", "peer", "name", "eth0", "address", card, "netns", str(first))
         _run(*self.site, "ip", "link", "add", self._port(name), *link)
         _run(*self.site, "ip", "link", "set", self._port(name), "master", "switch", "up")
         _run(*inner, "ip", "address", "add", f"{self.addresses[name]}/24", "dev", "eth0")
@@ -103,9 +105,9 @@ class Hosts:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.first[name], signal.SIGKILL)
         self._gone([self.first[name]])
-        _run(
-            *self.site, "ip", "link", "delete", self._port(name)
-        )  # the kernel takes it down later, and its name is needed
+        # Else the kernel takes the port down whenever it comes to it, and its name is needed.
+        with contextlib.suppress(AssertionError):
+            _run(*self.site, "ip", "link", "delete", self._port(name))
 
     def processes(self, name: str) -> list[str]:
         """Return the command lines of the processes on a host that an environment's Python runs."""

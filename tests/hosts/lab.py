@@ -69,12 +69,18 @@ class Lab(hosts.Hosts):
         if name in self.nodes:
             self.run(name, "cp", str(self.folder / "key.pub"), "/run/authorized_keys")
             self.run(name, "usermod", "-p", "*", "root")  # sshd takes "!" for a locked account
-            self.run(name, "rm", "-rf", "/root/.local/state/clusterglm", "/root/.local/share/clusterglm")
+            # What the machine's root has of his own is not there, nor what his shell does at a login.
+            own = (".bashrc", ".profile", ".local/state/clusterglm", ".local/share/clusterglm")
+            self.run(name, "rm", "-rf", *(f"/root/{path}" for path in own))
             self.sshd(name)
+
+    def end_sshd(self, node: str) -> None:
+        """End a host's sshd, so that connections are refused."""
+        self.run(node, "sh", "-c", "[ ! -e /run/sshd.pid ] || kill $(cat /run/sshd.pid); rm -f /run/sshd.pid")
 
     def sshd(self, node: str, *options: str) -> None:
         """Start a host's sshd, the one that runs ended before."""
-        self.run(node, "sh", "-c", "[ ! -e /run/sshd.pid ] || kill $(cat /run/sshd.pid); rm -f /run/sshd.pid")
+        self.end_sshd(node)
         given = {
             "HostKey": f"{self.folder}/host_key",
             "AuthorizedKeysFile": "/run/authorized_keys",
@@ -90,6 +96,20 @@ class Lab(hosts.Hosts):
         self.run(node, "mkdir", "-p", "/run/sshd")
         self.run(node, _SSHD, "-f", "/dev/null", *[w for option in options for w in ("-o", option)], *words)
         self.until(lambda: self._answers(node))
+
+    def over_ssh(self, node: str, text: str) -> None:
+        """Let the login shell of a host run a line."""
+        subprocess.run([*self.desk, "ssh", "-F", str(self.config), node, text], check=True, capture_output=True)
+
+    def left(self) -> dict[str, str]:
+        """Return what clusters have left on the hosts: processes, and files but for the empty locks."""
+        found = "find /root/.local/state/clusterglm -type f -not -name '*.lock'; find /tmp -maxdepth 1 -name 'cglm-*'"
+        mine = r"grep -vE '/cglm-[0-9a-f]{8}-' || true"  # what jobs of batch systems have left on the machine
+        left = {}
+        for node in self.nodes:
+            files = self.run(node, "sh", "-c", f"({found}) 2>/dev/null | {mine}")
+            left[node] = "\n".join([*self.processes(node), files]).strip()
+        return {node: text for node, text in left.items() if text}
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait for a condition."""

@@ -52,7 +52,7 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
     folder = _private(_base())
     trial = folder / f".trial-{os.getpid()}"
     try:
-        trial.write_bytes(bytes(100_000))  # three keys, a plan and the first lines of a log
+        _write(trial, " " * 100_000)  # three keys, a plan and the first lines of a log
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()
@@ -160,10 +160,10 @@ def _write(path: Path, text: str) -> None:
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
             file.write(text)
         partial.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise
+        raise Problem(f"{(error.strerror or str(error)).lower()} in {path.parent}") from error
 
 
 @contextlib.contextmanager
@@ -185,12 +185,22 @@ def _processes() -> list[tuple[int, str, str]]:
         with contextlib.suppress(OSError):
             if process.stat().st_uid != os.getuid():
                 continue
-            variables = (process / "environ").read_bytes().split(b"\0")
-            tags = [variable[len(head) :] for variable in variables if variable.startswith(head)]
+            tags = [variable[len(head) :] for variable in _environment(process) if variable.startswith(head)]
             if tags:
                 cluster, _, role = tags[0].decode("utf-8", "replace").partition("/")
                 found.append((int(process.name), cluster, role))
     return found
+
+
+def _environment(process: Path) -> list[bytes]:
+    """Return the environment of a process. It is empty for a moment while the process becomes another program."""
+    for _ in range(20):
+        if found := (process / "environ").read_bytes():
+            return found.split(b"\0")
+        if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.001)
+    return []
 
 
 def _leads(number: int) -> bool:
@@ -351,5 +361,5 @@ def main(text: str) -> None:
         answer = {"problem": str(problem)}
     except OSError as error:
         where = f" in {Path(error.filename).parent}" if error.filename else ""
-        answer = {"problem": f"{(error.strerror or str(error)).lower()}{where}", "errno": error.errno}
+        answer = {"problem": f"{(error.strerror or str(error)).lower()}{where}"}
     print(MARK + json.dumps(answer), flush=True)

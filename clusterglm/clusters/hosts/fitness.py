@@ -72,11 +72,11 @@ def versions(probe: dict[str, Any], ours: dict[str, str]) -> str:
 
 def clock(probe: dict[str, Any], before: float, after: float) -> str:
     """Say how far a host's clock is off, given our time before and after it was asked."""
-    late, early = before - probe["time"], probe["time"] - after
-    if max(late, early) < _CLOCK_SECONDS:
+    late = (before + after) / 2 - probe["time"]
+    if abs(late) < _CLOCK_SECONDS + (after - before) / 2:
         return ""
-    off = f"{format_duration(late)} behind" if late > early else f"{format_duration(early)} ahead"
-    return f"its clock is {off} of ours: set it there, chronyc makestep"
+    off = format_duration(60 * round(abs(late) / 60))
+    return f"its clock is {off} {'behind' if late > 0 else 'ahead of'} ours: set it there, chronyc makestep"
 
 
 def room(probe: dict[str, Any]) -> str:

@@ -185,10 +185,8 @@ class Ssh(OnHosts):
                 raise ClusterError("--name", name, cure)
         heads = [host for host in self._heads(hosts) if host not in why]
         chosen = [host for host in hosts.workers if host not in why][:wanted]
-        if not heads:
-            raise fitness.refused(why, len(hosts.every), "none is left for the scheduler")
-        if len(chosen) < least:
-            cure = f"put them right, or --min-workers {len(chosen)}" if chosen else "put them right"
+        if len(chosen) < least or not heads:
+            cure = f"put them right, or --min-workers {len(chosen)}" if chosen and heads else "put them right"
             raise fitness.refused(why, len(hosts.every), cure)
         return heads[0], chosen, why
 
