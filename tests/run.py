@@ -70,7 +70,7 @@ def no_daemons() -> Iterator[None]:
 def main() -> int:
     install_system_packages()
     python = sys.executable
-    tests = [python, "-m", "pytest", *(sys.argv[1:] or ["-m", "not full"])]
+    tests = [python, "-m", "pytest", *(sys.argv[1:] or ["-m", "not full", "--durations", "40"])]
     for command in (
         [python, "-m", "ruff", "check", "."],
         [python, "-m", "ruff", "format", "--check", "."],
