@@ -1,5 +1,7 @@
 """A real Slurm of several nodes on this machine, in a folder of its own: nothing in /etc, no systemd, no root needed.
 
+Or, with root, over hosts that are made of namespaces (hosts.py): the controller on ``login``, and a node each.
+
 The CPUs and memory of a node are what the configuration says. Every daemon is a child of the process that started it,
 is ended by its number, and is told by the kernel to go where that process is killed. Partitions: ``debug`` (the
 default) and ``short`` (two minutes at most).
@@ -14,12 +16,16 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from hosts import hosts
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "setpriv")
 NODE_MEMORY = 4000  # MB
 _START_SECONDS, _STOP_SECONDS = 30.0, 20.0
+S = TypeVar("S", bound="Slurm")
 
 
 def missing() -> list[str]:
@@ -39,7 +45,7 @@ class Slurm:
         key = folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(1024))
-        (folder / "slurm.conf").write_text(_configuration(folder, nodes, cpus))
+        (folder / "slurm.conf").write_text(self._configuration(cpus))
         # Many containers and namespaces have no /sys/fs/cgroup: slurmd then must not look for it.
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nIgnoreSystemd=yes\n")
 
@@ -53,7 +59,7 @@ class Slurm:
         self._until(lambda: (where / "munge.sock").exists())
         self._daemon("slurmctld", "-D")
         for number in range(1, self.nodes + 1):
-            self._daemon("slurmd", "-D", "-N", f"n{number}")
+            self._daemon("slurmd", "-D", "-N", f"n{number}", host=f"n{number}")
         self._until(lambda: self.command("sinfo", "-h", "-t", "idle", "-o", "%D") == str(self.nodes))
 
     def stop(self) -> None:
@@ -71,10 +77,10 @@ class Slurm:
 
     def command(self, *words: str) -> str:
         """Run a command of Slurm's and return what it printed, empty where it failed."""
-        done = subprocess.run(
-            words, env=os.environ | self.environment, capture_output=True, text=True, timeout=30, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
+        environment = os.environ | self.environment
+        options = {"capture_output": True, "text": True, "timeout": 30, "check": False}
+        done = subprocess.run(self.words(*words, host="login"), env=environment, **options)  # type: ignore[call-overload]
+        return str(done.stdout).strip() if done.returncode == 0 else ""
 
     def jobs(self) -> list[str]:
         """Return the jobs in the queue, one a task: ``ID NAME STATE REASON``."""
@@ -86,13 +92,23 @@ class Slurm:
             self.command("scancel", *jobs)
         self._until(lambda: not self.jobs())
 
-    def _daemon(self, program: str, *arguments: str) -> None:
-        command = ["setpriv", "--pdeathsig", "TERM", _program(program) or program, *arguments]
+    def _configuration(self, cpus: int) -> str:
+        host = socket.gethostname().split(".")[0]
+        ports = _free_ports(self.nodes + 1)
+        nodes = [f"NodeHostname={host} NodeAddr=127.0.0.1 Port={port}" for port in ports[1:]]
+        return _configuration(self.folder, f"{host}(127.0.0.1)", ports[0], nodes, cpus)
+
+    def words(self, *words: str, host: str = "") -> list[str]:
+        """Return the command line that runs a command on a host."""
+        return list(words)
+
+    def _daemon(self, program: str, *arguments: str, host: str = "login") -> None:
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        inner = self.words("env", *variables, _program(program) or program, *arguments, host=host)
         with (self.folder / "log" / "daemons.out").open("ab") as log:
             self.daemons.append(
                 subprocess.Popen(
-                    command,
-                    env=os.environ | self.environment,
+                    ["setpriv", "--pdeathsig", "TERM", *inner],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -109,10 +125,47 @@ class Slurm:
             time.sleep(0.05)
 
 
+class SlurmOverHosts(Slurm):
+    """The same over hosts: a node each, and a controller on ``login``, where commands are run; arrays of few tasks."""
+
+    def __init__(self, folder: Path, nodes: int = 3, cpus: int = 2, most_tasks: int = 3) -> None:
+        self.most_tasks = most_tasks
+        (folder / "hosts").mkdir(parents=True)
+        self.hosts = hosts.Hosts(folder / "hosts", ["login", *(f"n{i}" for i in range(1, nodes + 1))], {})
+        super().__init__(folder, nodes, cpus)
+
+    def start(self) -> None:
+        self.hosts.start()
+        super().start()
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            self.hosts.stop()
+
+    def _configuration(self, cpus: int) -> str:
+        addresses = self.hosts.addresses
+        nodes = [f"NodeHostname={name} NodeAddr={addresses[name]} Port=6818" for name in self.hosts.names[1:]]
+        return _configuration(self.folder, f"login({addresses['login']})", 6817, nodes, cpus, self.most_tasks)
+
+    def words(self, *words: str, host: str = "") -> list[str]:
+        return self.hosts.command(host, *words)
+
+
 @contextlib.contextmanager
 def running(folder: Path, nodes: int = 4, cpus: int = 2) -> Iterator[Slurm]:
     """Run a Slurm for the length of a ``with`` block."""
-    slurm = Slurm(folder, nodes, cpus)
+    yield from _run(Slurm(folder, nodes, cpus))
+
+
+@contextlib.contextmanager
+def running_over_hosts(folder: Path) -> Iterator[SlurmOverHosts]:
+    """Run a Slurm over three hosts for the length of a ``with`` block."""
+    yield from _run(SlurmOverHosts(folder))
+
+
+def _run(slurm: S) -> Iterator[S]:
     try:
         slurm.start()
         yield slurm
@@ -131,15 +184,17 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _configuration(folder: Path, nodes: int, cpus: int) -> str:
+def _configuration(
+    folder: Path, controller: str, port: int, nodes: Sequence[str], cpus: int, most_tasks: int = 1001
+) -> str:
+    """Return a configuration; of each node in ``nodes`` the words that say where it is."""
     import getpass
 
-    host, user = socket.gethostname().split(".")[0], getpass.getuser()
-    ports = _free_ports(nodes + 1)
+    user = getpass.getuser()
     settings = {
-        "ClusterName": f"test{ports[0]}",
-        "SlurmctldHost": f"{host}(127.0.0.1)",
-        "SlurmctldPort": ports[0],
+        "ClusterName": f"test{port}",
+        "SlurmctldHost": controller,
+        "SlurmctldPort": port,
         "SlurmUser": user,
         "SlurmdUser": user,
         "AuthType": "auth/munge",
@@ -170,11 +225,10 @@ def _configuration(folder: Path, nodes: int, cpus: int) -> str:
         "InactiveLimit": 0,
         "SlurmctldTimeout": 30,
         "SlurmdTimeout": 30,
-        "MaxArraySize": 1001,
+        "MaxArraySize": most_tasks,
     }
     lines = [f"{key}={value}" for key, value in settings.items()]
-    for number, port in enumerate(ports[1:], start=1):
-        where = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
+    for number, where in enumerate(nodes, start=1):
         lines.append(f"NodeName=n{number} {where} CPUs={cpus} RealMemory={NODE_MEMORY} State=UNKNOWN")
     lines.append("PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
     lines.append("PartitionName=short Nodes=ALL MaxTime=00:02:00 State=UP")
