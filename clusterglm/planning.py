@@ -129,7 +129,8 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     for name in {"read", "write"} & mean.keys():
         mean[name] *= sharing  # each thread saw its own part of the disk's rate
     process = int(max(client.run(_resident).values()))
-    of_host = {found[address]["host"]: free for address, free in client.run(_free).items()}
+    # Not of those that have come since.
+    of_host = {found[address]["host"]: free for address, free in client.run(_free).items() if address in found}
     cache = int(_PAGE_CACHE_SHARE * sum(of_host.values()))
     return typical(plan.columns)._replace(
         **mean, readers=sharing, round=overhead, process=process, cache=cache, measured=True

@@ -85,6 +85,22 @@ def test_a_cluster_lives_and_ends(
     assert not folders()
 
 
+@pytest.mark.full
+def test_a_fit_longer_than_its_workers_has_them_replaced(
+    pbs: Any, clusterglm: Any, begin: Any, steps: Any, tmp_path: Path, wait_until: Any
+) -> None:
+    life = ("--walltime", "40s", "--scheduler-walltime", "20min")
+    assert clusterglm(*UP, "--workers", 2, "--name", "brief", *life, "--wait").returncode == 0
+    solver = steps.solver("proximal_gradient")
+    fit = begin("fit", solver, *LINE, "--cluster", "brief", "--out", "run", env=steps.env(2))
+    fit.until(lambda: steps.reached(2))
+    wait_until(lambda: running(pbs) == 1, 90)
+    steps.go()
+    assert fit.ended(120) == 0, fit.said
+    assert_same_bits(tmp_path / "run", fits.undisturbed("proximal_gradient")["proximal_gradient"])
+    assert clusterglm("down", "brief").returncode == 0
+
+
 def test_what_is_refused_ends_up_with_the_systems_words(pbs: Any, clusterglm: Any) -> None:
     done = clusterglm(*UP, "--workers", 1, "--name", "never", "--queue", "nope")
     assert done.returncode == 4

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PATIENCE = 10.0
 _GLANCE = 0.25
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def blas_threads(client: Client) -> dict[str, int]:
 
     Measured in a thread that computes tasks: OpenMP keeps the number per thread. It waits for a free one for 10 s.
     """
-    return dict(client.run(_measure))
+    return _on_all(client, _measure)
 
 
 def limit_blas(client: Client) -> dict[str, int]:
@@ -102,13 +103,13 @@ def limit_blas(client: Client) -> dict[str, int]:
 
 def peak_memory(client: Client) -> dict[str, int]:
     """Return the peak resident memory of each worker process since its start, in bytes, by address."""
-    return dict(client.run(own_peak))
+    return _on_all(client, own_peak)
 
 
 def free_disk(client: Client, folder: str) -> int:
     """Return the bytes that are free on the workers' local disks, each disk counted once, or can be made free: by the
     removal of what each worker has in ``folder`` of its local directory."""
-    found: list[tuple[str, int, int, int]] = list(client.run(_own_disk, folder).values())
+    found: list[tuple[str, int, int, int]] = list(_on_all(client, _own_disk, folder).values())
     largest = {(host, device): free for host, device, free, _ in sorted(found)}
     return sum(largest.values()) + sum(held for *_, held in found)
 
@@ -124,6 +125,18 @@ def _own_disk(folder: str, dask_worker: Any) -> tuple[str, int, int, int]:
         with suppress(FileNotFoundError):  # another fit removes what it wrote
             held += path.stat().st_size if path.is_file() else 0
     return socket.gethostname(), here.stat().st_dev, shutil.disk_usage(here).free, held
+
+
+def _on_all(client: Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return what a function returns on every worker, by address; again where one of them goes meanwhile."""
+    for attempt in range(_TRIES):
+        try:
+            return dict(client.run(function, *arguments))
+        except OSError:
+            if client.status != "running" or attempt == _TRIES - 1:
+                raise
+            time.sleep(_GLANCE * (attempt + 1))
+    raise AssertionError
 
 
 def load(client: Client) -> tuple[int, dict[str, int]]:

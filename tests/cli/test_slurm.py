@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import stat
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from clusterglm.clusters import workers
@@ -55,6 +57,23 @@ def test_keys_and_scripts_are_their_owners_alone(lab: dict[str, Any], home: Path
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in (folder / "tls").iterdir()} == {0o600}
     assert {stat.S_IMODE((folder / name).stat().st_mode) for name in ("worker.sh", "plan.json")} == {0o600}
+
+
+def test_no_key_stands_anywhere_but_in_its_file(lab: dict[str, Any], home: Path, batch: Any) -> None:
+    """Not in records, scripts and logs, nor in what every process is told."""
+    (folder,) = folders(home)
+    secret = folder / "tls" / "key.pem"
+    line = secret.read_text().splitlines()[1]
+    files = [*Registry().folder.rglob("*"), *folder.rglob("*")]
+    assert [path for path in files if path.is_file() and line in path.read_text(errors="replace")] == [secret]
+    told = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            tags = process.environ()
+            if tags.get("SLURM_CONF") == batch.environment["SLURM_CONF"] and "SLURM_JOB_ID" in tags:
+                told.append(f"{tags} {process.cmdline()}")
+    assert len(told) >= 5
+    assert not [text for text in told if line in text or "PRIVATE KEY" in text]
 
 
 def test_a_fit_runs_on_it(lab: dict[str, Any], cli: Cli, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from clusterglm.clusters.targets.jobqueue import JobQueue
 from clusterglm.errors import ClusterError, unknown
 
 _DIALECTS = ("pro", "torque")
+_TRIES = 5
 _GONE = ("F", "C", "X", "M", "B")  # finished, of another server, or an array whose tasks are listed
 
 
@@ -61,25 +62,30 @@ class PBSQueue(Commands):
         return self.run(command, folder, unset).strip().splitlines()[-1].strip()
 
     def jobs(self) -> list[Job]:
-        which: list[str] = []
-        if _beside_qstat("qselect"):  # lest everybody's jobs are described
-            which = self.run(["qselect", "-u", getpass.getuser()]).split()
-            if not which:
-                return []
+        for _ in range(_TRIES):
+            which: list[str] = []
+            if _beside_qstat("qselect"):  # lest everybody's jobs are described
+                which = self.run(["qselect", "-u", getpass.getuser()]).split()
+                if not which:
+                    return []
+            try:
+                return listed(self._described(which))
+            except ClusterError as error:
+                if not self.ended.search(str(error)):
+                    raise
+                trouble = error  # one has ended between the two questions
+        raise trouble
+
+    def _described(self, which: Sequence[str]) -> str:
         try:
-            text = self.run_on_jobs(["qstat", "-t", "-f", *which])
+            return self.run(["qstat", "-t", "-f", *which])
         except ClusterError as error:
             if "qstat ended with 153" in str(error):  # no job at all
-                return []
+                return ""
             if "Unknown option: t" not in str(error):
                 raise
-            text = self._without_tasks()
-        return listed(text)
-
-    def _without_tasks(self) -> str:
-        """Return what a ``qstat`` says that does not know the tasks of arrays: Slurm's."""
         try:
-            return self.run(["qstat", "-f"])
+            return self.run(["qstat", "-f"])  # Slurm's, which does not know the tasks of arrays
         except ClusterError as error:
             if "qstat ended with 153" not in str(error):
                 raise
@@ -94,6 +100,8 @@ class PBSQueue(Commands):
             try:
                 values = next(iter(records(self.run(words_))), {})
             except ClusterError:
+                continue
+            if not values:  # to Torque -x means XML
                 continue
             code = values.get("Exit_status") or values.get("exit_status")
             said = [f"exit code {code}" if code else "", values.get("comment", "")]
