@@ -79,3 +79,13 @@ def test_a_fit_writes_the_forecast_beside_what_happened(tmp_path: Path, storage:
     assert written["speeds"]["readers"] == 2
     assert abs(written["passes"] - written["measured"]["passes"]) <= 2
     assert 0.5 < written["peak_memory"] / written["measured"]["peak_memory"] < 2
+
+
+def test_a_worker_that_comes_while_speeds_are_measured_is_no_trouble(
+    shared_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = chunks.plan(solver="admm", rows=10**5, columns=16, workers=1, threads=1, memory=10**9)
+    first, *_ = shared_client.scheduler_info(n_workers=-1)["workers"].items()
+    monkeypatch.setattr(shared_client, "scheduler_info", lambda n_workers: {"workers": dict([first])})
+    request = Request(rows=10**5, intercept=True)
+    assert planning.on_workers(shared_client, Synthetic(10**5), made, request.family_used, True).measured

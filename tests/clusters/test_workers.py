@@ -29,3 +29,18 @@ def test_rows_that_may_be_removed_count_as_free_disk(tmp_path: Path, monkeypatch
         return {str(home): function(*args, dask_worker=SimpleNamespace(local_directory=str(home))) for home in homes}
 
     assert workers.free_disk(SimpleNamespace(run=run), "rows") == 1320  # type: ignore[arg-type]
+
+
+def test_workers_are_asked_again_where_one_goes_meanwhile() -> None:
+    answers = iter([OSError("gone"), OSError("gone"), {"a": 3, "b": 4}])
+
+    def run(function: Callable[..., Any]) -> dict[str, int]:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert workers.peak_memory(SimpleNamespace(run=run, status="running")) == {"a": 3, "b": 4}  # type: ignore[arg-type]
+    answers = iter([OSError("gone")])
+    with pytest.raises(OSError, match="gone"):
+        workers.peak_memory(SimpleNamespace(run=run, status="closed"))  # type: ignore[arg-type]
