@@ -35,6 +35,7 @@ from clusterglm.cli import (
     status,
     up,
 )
+from clusterglm.clusters.cloud import rehearsal
 from clusterglm.errors import (
     FAILURE,
     INTERRUPTED,
@@ -109,10 +110,13 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; everything but ``SystemExit`` is turned into one."""
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    plain = [argument for argument in arguments if argument != "--debug"]
     try:
         config.check()
-        code = _invoke(arguments)
+        try:
+            code = _invoke(plain)
+        except rehearsal.Elsewhere:
+            rehearsal.enter(arguments)  # and runs there from its beginning
         output.flush()
         return code
     except BrokenPipeError:  # `clusterglm ls | head -1`: the reader has what it wanted

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         troubles: list[ClusterError] = []
         for name in everything(troubles, hosts):
             try:
-                launcher, record = lookup(name, hosts=hosts)
+                launcher, record = lookup(name, hosts=hosts, look=True)
             except ClusterError as error:
                 output.warning(str(error))
                 continue

@@ -13,6 +13,7 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import options, output
+from clusterglm.clusters.cloud import rehearsal
 from clusterglm.clusters.launcher import Launcher, Record, Size, configured
 from clusterglm.clusters.lookup import launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
@@ -93,6 +94,8 @@ def start(
         plan = launcher.plan(name or target.target, Size(count))
         output.data_json(dataclasses.asdict(plan)) if json_ else output.data(str(plan))
         return
+    if getattr(launcher, "fake", None) and not rehearsal.inside():
+        raise rehearsal.Elsewhere("--fake", None, "a rehearsal is for the command line")
     record = _launch(launcher, name, Size(count), seconds)
     if json_:
         output.data_json(summary(record))

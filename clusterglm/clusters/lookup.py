@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clusterglm import config
+from clusterglm.clusters.cloud import rehearsal
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Launcher, Record, configured
 from clusterglm.clusters.registry import Registry, checked_name, not_known
@@ -31,11 +32,12 @@ def launcher_of(record: Record) -> Launcher:
     return launcher
 
 
-def lookup(name: str, what: str = "cluster", hosts: str | None = None) -> tuple[Launcher, Record]:
+def lookup(name: str, what: str = "cluster", hosts: str | None = None, look: bool = False) -> tuple[Launcher, Record]:
     """Return the launcher and the record of a cluster, its record made up again where it was deleted.
 
     Without a record, clusters on hosts that are reached over SSH are looked for on ``hosts``, or else on those of the
     setting.
+    ``look`` is for commands that only look at it: a rehearsed cluster can be looked at from outside.
 
     Raises
     ------
@@ -43,6 +45,8 @@ def lookup(name: str, what: str = "cluster", hosts: str | None = None) -> tuple[
         No such cluster: the message lists those there are.
     ClusterError
         A record that cannot be read, or that belongs to another user.
+    Elsewhere
+        A rehearsed cluster, which the command has to enter.
     """
     registry = Registry()
     record = registry.read(checked_name(name, what))
@@ -53,7 +57,8 @@ def lookup(name: str, what: str = "cluster", hosts: str | None = None) -> tuple[
             raise troubles[0]
         if record is None:
             raise not_known(name, everything(hosts=hosts), what)
-        registry.save(record)
+        if check_place(launcher_of(record), name, look):
+            registry.save(record)
     elif record.state == "up" and not (record.address and _has_keys(record)):
         # It waited in a queue when this was written, or its keys were removed here.
         found_now = launcher_of(record).find(name)
@@ -62,7 +67,24 @@ def lookup(name: str, what: str = "cluster", hosts: str | None = None) -> tuple[
             registry.save(record)
     if record.user != os.getuid():
         raise ClusterError(what, name, f"belongs to user {record.user}: start one of your own with clusterglm up")
-    return launcher_of(record), record
+    launcher = launcher_of(record)
+    if record.state != "down":
+        check_place(launcher, name, look)
+    return launcher, record
+
+
+def check_place(launcher: Launcher, name: str, look: bool = False) -> bool:
+    """Return whether a cluster can be used from where this process is.
+
+    Raises
+    ------
+    Elsewhere
+        It cannot, and more than a ``look`` is wanted.
+    """
+    outside = bool(getattr(launcher, "fake", None)) and not rehearsal.inside()
+    if outside and not look and rehearsal.process() is not None:
+        raise rehearsal.Elsewhere("cluster", name, "is a rehearsal: use clusterglm's commands, which enter it")
+    return not outside
 
 
 def _has_keys(record: Record) -> bool:

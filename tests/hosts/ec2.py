@@ -1,0 +1,52 @@
+"""What tests ask of a rehearsal of EC2 beside the commands: what is left in it, and what its machines listen on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from clusterglm.clusters.cloud import rehearsal
+
+_LEFT = """
+import json, botocore.session
+ec2 = botocore.session.Session().create_client(
+    "ec2", region_name="us-east-1", endpoint_url="http://127.0.0.1:5000", aws_access_key_id="t", aws_secret_access_key="t")
+machines = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+groups = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"]
+print(json.dumps({"machines": machines, "groups": groups, "volumes": ec2.describe_volumes()["Volumes"]}, default=str))
+"""
+
+
+def missing() -> str:
+    """Return why no rehearsal is possible here, an empty string where it is."""
+    return rehearsal.missing()
+
+
+def inside(*command: str) -> str:
+    """Run a command in all namespaces of the rehearsal and return what it printed."""
+    line = ["nsenter", "-t", str(rehearsal.process()), "-U", "--preserve-credentials", "-n", "-m", "--", *command]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+
+def everything() -> dict[str, list[dict[str, Any]]]:
+    """Return the machines that are not gone, the groups but the network's own, and the volumes, as EC2 shows them."""
+    found: dict[str, list[dict[str, Any]]] = json.loads(inside(sys.executable, "-c", _LEFT))
+    found["machines"] = [item for item in found["machines"] if item["State"]["Name"] != "terminated"]
+    return found
+
+
+def left() -> dict[str, int]:
+    """Return how many of each are left."""
+    return {kind: len(found) for kind, found in everything().items()}
+
+
+NOTHING = {"machines": 0, "groups": 0, "volumes": 0}
+
+
+def listening(machine: dict[str, Any]) -> set[str]:
+    """Return the addresses and ports on which a machine listens, ``*`` for all addresses."""
+    namespace = f"cglm-{machine['InstanceId'][-8:]}"
+    lines = inside("ip", "netns", "exec", namespace, "ss", "-ltnH").splitlines()
+    return {line.split()[3].replace("0.0.0.0", "*").replace("[::]", "*") for line in lines}
