@@ -26,7 +26,7 @@ LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5, "--start", "null", 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _rehearsal() -> Iterator[None]:
+def _rehearsal(home: Path) -> Iterator[None]:
     """A rehearsal of this file's own, which stays until its last test so that what is left in it can be counted."""
     if why := ec2.missing():
         pytest.skip(why)
@@ -60,7 +60,7 @@ def lab(clusterglm: Cli, _rehearsal: None) -> Iterator[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     yield json.loads(done.stdout)
     done = clusterglm("down", "lab")
-    assert (done.returncode, done.stderr) == (0, "note: lab: 2 machines ended\n")
+    assert (done.returncode, done.stderr) == (0, "note: lab: 3 machines ended\n")
     assert ec2.left() == ec2.NOTHING
     assert clusterglm("down", "lab").stderr == "note: lab: already down\n"
 
@@ -97,23 +97,33 @@ def test_a_fit_from_a_second_process_and_from_a_third_without_state(
         assert done.returncode == 0, done.stderr
         assert_same_bits(tmp_path / folder, expected)
         result = json.loads((tmp_path / folder / "result.json").read_text())
-        assert (result["workers"], result["blas_threads"]) == (2, 1)
+        assert (result["solver"], result["blas_threads"]) == ("admm", 1)
         forget()
     assert clusterglm("ls").stdout.splitlines()[1].split()[:4] == ["lab", "ec2", "up", "2"]
     assert "Registered to" in clusterglm("logs", "lab", "worker-1").stdout
 
 
 def test_scaling_in_the_middle_of_a_fit_changes_no_bit(
-    lab: dict[str, Any], clusterglm: Cli, begin: Any, steps: Any, expected: Any, tmp_path: Path
+    lab: dict[str, Any],
+    clusterglm: Cli,
+    begin: Any,
+    steps: Any,
+    expected: Any,
+    tmp_path: Path,
+    wait_until: Any,
+    monkeypatch: Any,
 ) -> None:
     fit = ("fit", steps.solver("admm"), *LINE, "--lamduh", 1, "--cluster", "lab", "--out", tmp_path / "run")
-    running = begin(*fit, env=steps.env(1, 2, 3))
+    for name, value in steps.env(1, 2, 3).items():
+        monkeypatch.setenv(name, value)
+    running = begin(*fit)
     for step, workers in ((1, 4), (2, 1), (3, 2)):
-        running.until(lambda step=step: steps.reached(step))
+        wait_until(lambda step=step: steps.reached(step) or running.poll() is not None)
+        assert running.poll() is None, running.communicate()
         done = clusterglm("scale", "lab", workers)
         assert (done.returncode, done.stderr) == (0, f"note: lab: {workers} workers\n")
         steps.go(step)
-    running.process.wait(60)
+    assert running.wait(120) == 0
     assert_same_bits(tmp_path / "run", expected)
     assert len(ec2.everything()["machines"]) == 3
 

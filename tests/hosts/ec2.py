@@ -12,7 +12,7 @@ from clusterglm.clusters.cloud import rehearsal
 _LEFT = """
 import json, botocore.session
 ec2 = botocore.session.Session().create_client(
-    "ec2", region_name="us-east-1", endpoint_url="http://127.0.0.1:5000", aws_access_key_id="t", aws_secret_access_key="t")
+    "ec2", "us-east-1", endpoint_url="http://127.0.0.1:5000", aws_access_key_id="t", aws_secret_access_key="t")
 machines = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
 groups = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"]
 print(json.dumps({"machines": machines, "groups": groups, "volumes": ec2.describe_volumes()["Volumes"]}, default=str))

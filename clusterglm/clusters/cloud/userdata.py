@@ -130,5 +130,7 @@ def _command(boot: Boot) -> str:
     words = [boot.address, "--name", f"{boot.cluster}-{boot.number}", "--nthreads", "1", "--no-dashboard"]
     words += ["--dashboard-address", "127.0.0.1:0", "--local-directory", str(HOME / "scratch")]
     words += ["--death-timeout", f"{_DEATH_SECONDS}s"]
-    # A process a core: kernels of numpy share a GIL.
-    return shlex.join(["python", "-m", "distributed.cli.dask_worker", *words]) + ' --nworkers "$(nproc)"'
+    # A process a core: kernels of numpy share a GIL. On the address from which it reaches the scheduler, and no other.
+    own = f"ip -4 route get {boot.address.split('://')[1].rsplit(':', 1)[0]} | sed -n 's/.* src \\([0-9.]*\\).*/\\1/p'"
+    line = shlex.join(["python", "-m", "distributed.cli.dask_worker", *words])
+    return f'{line} --host "$({own})" --nworkers "$(nproc)"'
