@@ -7,6 +7,7 @@ options are not among them, because they do not change the answer.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -66,6 +67,7 @@ class Request:
     alpha: float | None = None
     lamduh: float | None = None
     l1_ratio: float | None = None
+    penalty_factors: Mapping[str, float] | None = None
     summary: bool = False
     covariance: str | None = None
     groups: str | None = None
@@ -90,6 +92,10 @@ class Request:
             if given is not None:
                 names = split_names(given, f"--{name}") if isinstance(given, str) else tuple(given)
                 object.__setattr__(self, name, names)
+        if isinstance(self.penalty_factors, str):
+            object.__setattr__(self, "penalty_factors", split_numbers(self.penalty_factors, "--penalty-factors"))
+        elif self.penalty_factors is not None:
+            object.__setattr__(self, "penalty_factors", {str(k): float(v) for k, v in self.penalty_factors.items()})
         self._check_data()
         self._check_numbers()
         _ = self.model
@@ -261,7 +267,10 @@ class Request:
             0.5 if self.l1_ratio is None else self.l1_ratio,
             self.data is not None if self.intercept is None else self.intercept,
             self.standardize,
+            dict(self.penalty_factors or {}),
         )
+        if self.penalty_factors and not model.penalised:
+            raise UsageError("--penalty-factors", None, "has no effect without a penalty: add --penalty and --alpha")
         refuse_kink(self.method, model.has_l1, penalty)
         return model
 
@@ -350,6 +359,27 @@ class Request:
 
 
 OPTIONS = tuple(field.name for field in fields(Request))
+
+
+def split_numbers(text: str, option: str) -> dict[str, float]:
+    """Return the numbers of a list ``NAME=NUMBER,...`` by name.
+
+    Raises
+    ------
+    UsageError
+        Something else, or a name twice.
+    """
+    found: dict[str, float] = {}
+    for entry in text.split(","):
+        name, equals, number = entry.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip() or name.strip() in found:
+            raise UsageError(option, entry or '""', "write NAME=NUMBER,NAME=NUMBER, each name once")
+        found[name.strip()] = value
+    return found
 
 
 def split_names(text: str, option: str) -> tuple[str, ...]:

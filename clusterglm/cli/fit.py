@@ -61,6 +61,9 @@ def fit(
     alpha: float | None = typer.Option(None, metavar="A", help="Strength: mean loss + alpha x penalty."),
     lamduh: float | None = typer.Option(None, metavar="L", help="Strength: sum of losses + lamduh x penalty."),
     l1_ratio: float | None = typer.Option(None, metavar="R", help="Share of L1 in elastic-net.  [default: 0.5]"),
+    penalty_factors: str | None = typer.Option(
+        None, metavar="A=F,...", help="Factors on the penalty of single columns; 0 takes them out of it."
+    ),
     summary: bool = typer.Option(False, "--summary", help="Standard errors, tests and intervals, as statsmodels has."),
     covariance: str | None = typer.Option(
         None, metavar="C", help="nonrobust, HC0, HC1 or cluster.  [default: nonrobust]"

@@ -70,8 +70,7 @@ def fit(
         seen, read = look(rows, model, len(labels), "null" if limits.begin is not None else limits.start), 1
     scan = seen.scan
     notes = refuse(scan, labels, model, locate, target)
-    factors = np.ones(len(labels))
-    factors[:first] = 0.0
+    factors = model.penalty_factors(labels)
     sd = np.where(scan.deviation > 0, scan.deviation, 1.0)
     alpha = model.strength(scan.weight)
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.errors import UsageError, unknown
+from clusterglm.errors import DataError, UsageError, quoted, unknown
 from clusterglm.glm.certificate import Certificate
 from clusterglm.glm.family import Family
 from clusterglm.glm.inference import Inference
@@ -26,7 +26,8 @@ class Model:
     """What is to be fitted.
 
     ``alpha`` multiplies the penalty of the mean loss; ``lamduh`` is the sum form, alpha = lamduh / sum of weights. Give
-    one of them. ``l1_ratio`` is the share of L1 (1 for ``l1``, 0 for ``l2``).
+    one of them. ``l1_ratio`` is the share of L1 (1 for ``l1``, 0 for ``l2``). ``factors`` multiply the penalty of a
+    column, or of all those that a coded one was made into; 0 takes them out of it.
     """
 
     family: Family
@@ -36,6 +37,7 @@ class Model:
     l1_ratio: float = 0.5
     intercept: bool = True
     standardize: bool = False
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
@@ -47,6 +49,9 @@ class Model:
             raise UsageError("--lamduh", self.lamduh, "given together with --alpha: give one of them")
         if not 0 <= self.l1_ratio <= 1:
             raise UsageError("--l1-ratio", self.l1_ratio, "must be 0 to 1")
+        for name, factor in self.factors.items():
+            if not 0 <= factor < np.inf:
+                raise UsageError("--penalty-factors", f"{name}={factor}", "must be 0 or more")
         if self.family.positive and not self.intercept:
             link = f"{self.family.name} with link {self.family.link}"
             raise UsageError(
@@ -65,6 +70,23 @@ class Model:
     @property
     def has_l1(self) -> bool:
         return self.penalised and self.share > 0
+
+    def penalty_factors(self, labels: Sequence[str]) -> Array:
+        """Return the factor of every column, (p,), 0 for an intercept, which comes first.
+
+        Raises
+        ------
+        DataError
+            A factor of a column that is not there.
+        """
+        found = np.ones(len(labels))
+        found[: int(self.intercept)] = 0.0
+        for name, factor in self.factors.items():
+            own = [j for j, label in enumerate(labels) if label == name or label.startswith(f"{name}[T.")]
+            if not own or (self.intercept and own == [0]):
+                raise DataError("--penalty-factors", quoted(name), "no such column among the features: correct it")
+            found[own] = factor
+        return found
 
     def strength(self, weight: float) -> float:
         """Return alpha for rows of total weight W."""

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+import clusterglm
+from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.penalties import Penalty, elastic_net, smallest_null_strength, soft_threshold
 
 STRENGTH = st.one_of(st.just(0.0), st.floats(1e-3, 10))
@@ -77,3 +79,35 @@ def test_the_smallest_strength_at_which_all_is_zero() -> None:
 
 def test_soft_threshold() -> None:
     assert soft_threshold(np.array([-3.0, -1.0, 0.0, 1.0, 3.0]), 2.0).tolist() == [-1.0, 0.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("pair", ["gaussian", "logit", "gamma"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_factors_are_those_of_glum(pair: str, share: float) -> None:
+    import glum
+    from made import drawn, options
+
+    X, y = drawn(pair, np.random.default_rng(9), 200, 4)
+    factors = [0.0, 3.0, 1.0, 0.5]
+    peers = {"gaussian": "normal", "logit": "binomial"}
+    peer = glum.GeneralizedLinearRegressor(
+        alpha=0.05, l1_ratio=share, family=peers.get(pair, pair), P1=factors, P2=factors, gradient_tol=1e-12
+    ).fit(X, y)
+    named = {f"x{j}": f for j, f in enumerate(factors)}
+    how = {"penalty": "elastic-net", "alpha": 0.05, "l1_ratio": share, "penalty_factors": named, "tol": 1e-9}
+    found = clusterglm.fit(data=(X, y), solver="proximal_newton", **options(pair), **how)
+    assert found.status == "optimal"
+    np.testing.assert_allclose(found.coefficients, peer.coef_, rtol=1e-6, atol=1e-7)
+
+
+def test_factors_of_a_column_that_is_not_there_or_without_a_penalty_are_refused() -> None:
+    how = {"data": (np.eye(5)[:, :2], np.arange(5.0)), "solver": "proximal_newton", "family": "gaussian"}
+    with pytest.raises(DataError, match="no such column"):
+        clusterglm.fit(**how, penalty="l2", alpha=0.1, penalty_factors="x7=2")
+    with pytest.raises(UsageError, match="without a penalty"):
+        clusterglm.fit(**how, penalty_factors="x0=2")
+    with pytest.raises(UsageError, match="NAME=NUMBER"):
+        clusterglm.fit(**how, penalty="l2", alpha=0.1, penalty_factors="x0:2")
+    with pytest.raises(UsageError, match="0 or more"):
+        clusterglm.fit(**how, penalty="l2", alpha=0.1, penalty_factors={"x0": -1.0})
