@@ -153,6 +153,11 @@ class Certifier:
         sharper = self._by_reference(point)
         return sharper if sharper.gap <= certificate.gap else certificate
 
+    def from_reference(self, reference: Point, point: Point) -> Certificate:
+        """Return what the Hessian at ``reference`` proves of ``point``."""
+        self._refer(reference)
+        return self._by_reference(point)
+
     @property
     def ill_conditioned(self) -> bool:
         """Whether the last definite Hessian leaves fewer than ten digits to what is solved with it."""

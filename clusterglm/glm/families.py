@@ -60,10 +60,25 @@ class Binomial(Family):
             loss = np.maximum(loss + xlogx(y) + xlogx(1 - y), 0.0)
         return loss, side - np.copysign(rest, eta), rest * tail
 
+    def loss(self, y: Array, eta: Array) -> Array:
+        if ((y > 0) & (y < 1)).any():
+            return self.terms(y, eta)[0]
+        loss = np.log1p(np.exp(-np.abs(eta)))
+        loss += (~np.signbit(eta) - y) * eta
+        return loss
+
     def loss_at_zero(self, y: Array, w: Array | None = None) -> float:
         if ((y > 0) & (y < 1)).any():
             return super().loss_at_zero(y, w)
         return float(np.log(2.0) * (len(y) if w is None else w.sum()))
+
+    def score(self, y: Array, eta: Array) -> Array:
+        with np.errstate(over="ignore"):
+            score = np.exp(-eta)
+            score += 1.0
+            np.divide(1.0, score, out=score)
+            score -= y
+            return score
 
     def mean(self, eta: Array) -> Array:
         e = np.exp(-np.abs(eta))

@@ -77,6 +77,10 @@ class Family:
         """Return (l, s, h)."""
         raise NotImplementedError  # pragma: no cover
 
+    def score(self, y: Array, eta: Array) -> Array:
+        """Return s alone, where it costs less than all three."""
+        return self.mean(eta) - y if self.canonical else self.terms(y, eta)[1]
+
     def mean(self, eta: Array) -> Array:
         """Return the mean mu = g^-1(eta)."""
         raise NotImplementedError  # pragma: no cover
