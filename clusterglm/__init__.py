@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "fit": "clusterglm.fitting",
     "from_arrays": "clusterglm.data.rows",
+    "path": "clusterglm.paths",
+    "cv": "clusterglm.paths",
     "load_model": "clusterglm.model",
     "GLM": "clusterglm.estimators",
     "GammaRegression": "clusterglm.estimators",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,15 +17,16 @@ from clusterglm import groups
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.files import location
-from clusterglm.data.rows import Here, LocalRows, Rows
+from clusterglm.data.rows import Here, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.sample import Drawn
 from clusterglm.glm.start import Look, look, look_at_fit
+from clusterglm.here import fit_here, rows_from_python
 from clusterglm.progress import Progress, Silent
-from clusterglm.request import Request, split_names
+from clusterglm.request import Request
 from clusterglm.result import Result
 from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions, write_data, write_run
 from clusterglm.solving import solve
@@ -101,6 +101,46 @@ def fit(
     Interrupted
         Ctrl-C; ``resumable`` says that ``out`` holds a checkpoint.
     """
+    return conduct(  # type: ignore[no-any-return]
+        _Fitting,
+        fit_here,
+        client,
+        data=data,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        threads_per_worker=threads_per_worker,
+        memory=memory,
+        timeout=timeout,
+        ask_for=ask_for,
+        most_workers=most_workers,
+        progress=progress,
+        command=command,
+        **options,
+    )
+
+
+def conduct(
+    make: Callable[..., _Fitting],
+    here: Callable[[Here, dict[str, Any], Progress], Any],
+    client: Client | None,
+    *,
+    data: Any,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    memory: int | None = None,
+    timeout: float | None = None,
+    ask_for: AskFor | None = None,
+    most_workers: int | None = None,
+    progress: Progress | None = None,
+    command: str | None = None,
+    **options: Any,
+) -> Any:
+    """Return what ``here`` makes of rows in this process, or ``make(...).run()`` on a cluster; the rest as ``fit``."""
     unknown_options = sorted(set(options) - set(Request.__dataclass_fields__))
     if unknown_options:
         raise UsageError(
@@ -108,7 +148,7 @@ def fit(
         )
     source: Collections | None = None
     if data is not None and not isinstance(data, str | Path):
-        found = _from_python(data, options)
+        found = rows_from_python(data, options)
         if not isinstance(found, Here):
             source, options["data"] = found, found.label
             if isinstance(data, tuple):
@@ -118,7 +158,7 @@ def fit(
             for name, value in elsewhere.items():
                 if value is not None:
                     raise UsageError(name, None, "has no effect on rows in this process: leave it out")
-            return _fit_here(found, options, progress or Silent())
+            return here(found, options, progress or Silent())
     elif data is not None:
         options["data"] = str(data)
     journal, saved = load_checkpoint(Path(resume)) if resume is not None else ([], {})
@@ -154,7 +194,7 @@ def fit(
 
                     progress.phase("starting a local cluster")
                     client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory, timeout))
-                fitting = _Fitting(request, client, ask_for, run, progress, journal, saved, command, source)
+                fitting = make(request, client, ask_for, run, progress, journal, saved, command, source)
                 fitting.most_workers = most_workers
                 try:
                     return fitting.run()
@@ -195,61 +235,6 @@ def _again(request: Request, run: RunFolder) -> str:
     """Return the command that goes on from the checkpoint, on one line whatever the folder is called."""
     own = [shell_word(request.solver)] if ":" in request.solver else []
     return " ".join(["clusterglm fit", *own, "--resume", shell_word(run.path)])
-
-
-class _OwnRows(Request):
-    """A request for rows that nobody has to generate."""
-
-    most_columns = math.inf
-    own_rows = True
-
-
-def _from_python(data: Any, options: dict[str, Any]) -> Here | Collections:
-    """Return rows in this process, for which ``options`` then names no column any more, or the source of other rows."""
-    if isinstance(data, LocalRows):
-        return Here(data, [f"x{j}" for j in range(data.columns - data.intercept)])
-    from clusterglm.data.from_python import OPTIONS, from_python
-
-    chosen = {name: options.get(name) for name in OPTIONS}
-    for name in ("features", "categorical"):
-        if isinstance(names := chosen[name], str):
-            chosen[name] = split_names(names, f"--{name}")
-    if (grouping := options.get("groups")) is not None and chosen["features"] is not None:
-        if grouping in chosen["features"]:
-            raise UsageError("groups", grouping, "is one of the features: name the features alone")
-        chosen["features"] = (*chosen["features"], grouping)
-    elif grouping is not None:
-        raise UsageError("groups", grouping, "needs the features by name: give a frame, and features")
-    intercept = options.get("intercept") is not False
-    found = from_python(data, chosen, intercept=intercept, dtype=options.get("dtype") or "float64")
-    if isinstance(found, Here):
-        for name in chosen:
-            options.pop(name, None)
-    return found
-
-
-def _fit_here(here: Here, options: dict[str, Any], progress: Progress) -> Result:
-    """Fit rows that are already in this process."""
-    rows, names = here.rows, here.names
-    width = len(names)
-    if options.get("family") is None:
-        from clusterglm.glm.families import PAIRS
-
-        raise UsageError("family", None, f"needed with rows of your own: one of {', '.join(PAIRS)}")
-    if options.get("penalty") is None and options.get("alpha") is None and options.get("lamduh") is None:
-        options["penalty"] = "none"
-    if options.get("intercept") not in (None, rows.intercept):
-        raise UsageError("intercept", options["intercept"], "the rows say otherwise: give it to from_arrays")
-    own: dict[str, Any] = {"rows": rows.rows, "columns": width, "intercept": rows.intercept, "dtype": rows.chunk.dtype}
-    request = _OwnRows(**own | {name: value for name, value in options.items() if value is not None})
-    started = time.perf_counter()
-    with one_blas_thread():
-        inside = groups.names(names, here.coding, request.groups)
-        fitted = solve(rows, names, inside, request, progress, [], None, here.target)
-    notes = [*here.notes, *request.notes(rows.columns), *fitted.notes]
-    seconds = {"load": 0.0, "fit": time.perf_counter() - started}
-    told = {"notes": notes, "nbytes": rows.nbytes, **groups.coding(here.coding, request.groups)}
-    return Result.of(request, fitted, inside, rows.rows, seconds, **told)
 
 
 class _Fitting:
@@ -409,9 +394,7 @@ class _Fitting:
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.solver.name}{_about(self.forecast.seconds_fit)}")
                 target = self.request.target or "y"
-                fitted = solve(
-                    rows, source.names, names, self.request, self.progress, self.journal, self.checkpoint, target, seen
-                )
+                fitted = self.fit(rows, source, names, target, seen)
             self.checkpoint_now()
             if fitted.status == "interrupted" and self.folder is not None:
                 told = {"notes": self.notes, "nbytes": plan.bytes, **groups.coding(source.coding, self.request.groups)}
@@ -425,6 +408,11 @@ class _Fitting:
             raise
         finally:
             rows.close()
+
+    def fit(self, rows: Any, source: Source, names: list[str], target: str, seen: Look) -> Fit:
+        return solve(
+            rows, source.names, names, self.request, self.progress, self.journal, self.checkpoint, target, seen
+        )
 
     def look(self, source: Source, plan: chunks.Plan, rows: Rows) -> Look:
         """Return the first look at the rows, with what is at the fit of a sample where there is one beforehand."""

@@ -27,6 +27,7 @@ from clusterglm.cli import (
     logs,
     ls,
     output,
+    path,
     plan,
     predict,
     report,
@@ -48,7 +49,8 @@ from clusterglm.errors import (
     unknown,
 )
 
-COMMANDS = (fit, plan, predict, generate, report, bench, up, ls, status, scale, logs, dashboard, down, script, keys)
+_WORK = (fit, path, plan, predict, generate, report, bench)
+COMMANDS = (*_WORK, up, ls, status, scale, logs, dashboard, down, script, keys)
 
 # typer keeps click's exceptions in a place that depends on its version; all are refused command lines.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]

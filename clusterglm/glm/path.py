@@ -217,6 +217,8 @@ def _null(problem: Problem, beta: Array, free: NDArray[np.intp]) -> Array:
 
 def _sample(problem: Problem, seen: Look, columns: int, kept: NDArray[np.intp] | None) -> Rows:
     """Return rows in this process that a path can begin on; the rows themselves where there are none."""
+    if seen.met is not None:
+        return seen.met.sample if kept is None else Columns(seen.met.sample, kept)
     if seen.drawn is not None:
         sample: Rows = SampleRows(seen.drawn)
         return sample if kept is None else Columns(sample, kept)

@@ -111,7 +111,7 @@ class Lockstep:
         waiting, last = list(range(L)), np.full(L, np.inf)
         for step in range(_MOST_STEPS):
             self._parts[:, :, waiting] = self.gradients(self.betas[:, waiting])
-            if not step:  # their rounding and their dispersion are judged by these
+            if not step and self.problem.family.has_dispersion:  # of which the losses tell
                 self.losses[waiting] = self.fold_losses(self.betas[:, waiting]).sum(axis=0) / self.problem.weight
             still, slow = [], []
             for at in waiting:
