@@ -68,6 +68,7 @@ class Request:
     lamduh: float | None = None
     l1_ratio: float | None = None
     penalty_factors: Mapping[str, float] | None = None
+    bounds: Mapping[str, tuple[float, float]] | None = None
     summary: bool = False
     covariance: str | None = None
     groups: str | None = None
@@ -96,6 +97,11 @@ class Request:
             object.__setattr__(self, "penalty_factors", split_numbers(self.penalty_factors, "--penalty-factors"))
         elif self.penalty_factors is not None:
             object.__setattr__(self, "penalty_factors", {str(k): float(v) for k, v in self.penalty_factors.items()})
+        if isinstance(self.bounds, str):
+            object.__setattr__(self, "bounds", split_bounds(self.bounds, "--bounds"))
+        elif self.bounds is not None:
+            ends = {str(k): tuple(float(e) for e in v) for k, v in self.bounds.items()}
+            object.__setattr__(self, "bounds", ends)
         self._check_data()
         self._check_numbers()
         _ = self.model
@@ -166,6 +172,8 @@ class Request:
             return
         if self.covariance not in (None, *COVARIANCES):
             raise unknown("--covariance", self.covariance, COVARIANCES)
+        if self.bounds:
+            raise UsageError("--summary", None, "standard errors are for fits without bounds: leave one of them out")
         if self.model.penalised:
             cure = "standard errors are for fits without a penalty: add --penalty none"
             raise UsageError("--summary", None, cure)
@@ -268,10 +276,11 @@ class Request:
             self.data is not None if self.intercept is None else self.intercept,
             self.standardize,
             dict(self.penalty_factors or {}),
+            {name: (ends[0], ends[1]) for name, ends in (self.bounds or {}).items()},
         )
         if self.penalty_factors and not model.penalised:
             raise UsageError("--penalty-factors", None, "has no effect without a penalty: add --penalty and --alpha")
-        refuse_kink(self.method, model.has_l1, penalty)
+        refuse_kink(self.method, model.has_l1, penalty, bool(self.bounds))
         return model
 
     @property
@@ -379,6 +388,28 @@ def split_numbers(text: str, option: str) -> dict[str, float]:
         if not equals or not name.strip() or name.strip() in found:
             raise UsageError(option, entry or '""', "write NAME=NUMBER,NAME=NUMBER, each name once")
         found[name.strip()] = value
+    return found
+
+
+def split_bounds(text: str, option: str) -> dict[str, tuple[float, float]]:
+    """Return the bounds of a list ``NAME=LOWER:UPPER,...`` by name; an end that is left out is infinite.
+
+    Raises
+    ------
+    UsageError
+        Something else, or a name twice.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for entry in text.split(","):
+        name, equals, ends = entry.rpartition("=")
+        low, colon, high = ends.partition(":")
+        try:
+            bounds = float(low) if low.strip() else -math.inf, float(high) if high.strip() else math.inf
+        except ValueError:
+            equals = ""
+        if not equals or not colon or not name.strip() or name.strip() in found:
+            raise UsageError(option, entry or '""', "write NAME=LOWER:UPPER,NAME=0:, each name once")
+        found[name.strip()] = bounds
     return found
 
 

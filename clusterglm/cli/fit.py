@@ -64,6 +64,9 @@ def fit(
     penalty_factors: str | None = typer.Option(
         None, metavar="A=F,...", help="Factors on the penalty of single columns; 0 takes them out of it."
     ),
+    bounds: str | None = typer.Option(
+        None, metavar="A=L:U,...", help="Bounds of single coefficients; age=0: is not negative."
+    ),
     summary: bool = typer.Option(False, "--summary", help="Standard errors, tests and intervals, as statsmodels has."),
     covariance: str | None = typer.Option(
         None, metavar="C", help="nonrobust, HC0, HC1 or cluster.  [default: nonrobust]"

@@ -23,12 +23,15 @@ falls without bound far out), the same is true as long as nothing above leaves t
 minimiser then lies inside of it, and by convexity it is the only one. The range comes from the columns' extremes, or
 is measured exactly in one pass.
 
-That needs a definite Hessian. Two more bounds on P(beta) - P* do not: along the step of the quadratic model, by the
-Hessian at the point or by two passes (dual_bound.py), and from the gradient and the input scan alone (free_gap.py). The
-smallest is the certificate's. Only the first also bounds the coefficients in standard errors; where none is known to be
-definite, ``gap_in_se`` says what the gap amounts to: an error of t standard errors along one direction costs
-t^2 phi / (2 W), so sqrt(2 W gap / phi) is free of units and of n. For the gaussian family, whose objective is a
-quadratic, that is a bound for every combination of the coefficients that the data determine.
+Bounds on the coefficients are a part of Omega: all of this holds with what pushes against them in q.
+
+That needs a definite Hessian, and is all there is with bounds. Two more bounds on P(beta) - P* do not: along the step
+of the quadratic model, by the Hessian at the point or by two passes (dual_bound.py), and from the gradient and the
+input scan alone (free_gap.py). The smallest is the certificate's. Only the first also bounds the coefficients in
+standard errors; where none is known to be definite, ``gap_in_se`` says what the gap amounts to: an error of t standard
+errors along one direction costs t^2 phi / (2 W), so sqrt(2 W gap / phi) is free of units and of n. For the gaussian
+family, whose objective is a quadratic, that is a bound for every combination of the coefficients that the data
+determine.
 
 Rounding: with C the Hessian of the scaled columns, 1 / lambda_min(C) <= tr C^-1. The computed Hessian is trusted for
 1 - 10 p eps tr C^-1 of itself, and delta is raised by what the rounding of gradient and predictor can amount to.
@@ -209,7 +212,7 @@ class Certifier:
             blur = 4 * _EPS * (float(self.largest @ np.abs(point.beta)) + self.offset)  # rounding of a residual
             loss = (np.sqrt(2 * point.loss) + blur) ** 2 / 2
             itself = float(point.objective - point.loss + loss) * (1 + 64 * _EPS)
-        if self.frame is None:
+        if self.frame is None or penalty.bounded:
             return itself, itself - point.objective
         if self._level is None and (j := constant_column(penalty, self.frame)) is not None and j >= 0:
             value = float(self.frame.largest[j])

@@ -109,7 +109,12 @@ def step_bound(
         What the predictors lie between.
     """
     H = point.hessian
-    if H is None or point.share < 1 or not (np.isfinite(point.objective) and np.isfinite(H).all()):
+    if (
+        problem.penalty.bounded
+        or H is None
+        or point.share < 1
+        or not (np.isfinite(point.objective) and np.isfinite(H).all())
+    ):
         return _NONE
     S = directions(problem.penalty, point, largest, len(H))
     units = np.sqrt(np.diag(H))
@@ -140,6 +145,8 @@ def dual_bound(
     ``largest``, ``offset`` and ``span`` as in ``step_bound``; ``most`` limits |S|. No bound where more columns
     carry no penalty.
     """
+    if problem.penalty.bounded:
+        return _NONE
     if not np.isfinite(point.objective) or np.count_nonzero(problem.penalty.free) > most:
         return _NONE
     S = directions(problem.penalty, point, largest, most)

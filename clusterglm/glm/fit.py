@@ -74,6 +74,9 @@ def fit(
     sd = np.where(scan.deviation > 0, scan.deviation, 1.0)
     alpha = model.strength(scan.weight)
     penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
+    if model.bounds:
+        lower, upper = model.bounds_of(labels)
+        penalty = replace(penalty, lower=lower, upper=upper)
     problem = Problem(rows, family, penalty, scan.weight, journal, limits.on_pass, passes=1, read=read)
     problem.limit = max(limits.max_passes, LEAST_PASSES)
     problem.every = first_every(solver, family, rows.rows, len(labels))
@@ -81,6 +84,7 @@ def fit(
         problem.know(seen.met.kernel, seen.met.args, seen.met.sums)
     start = find_start(problem, names, model, alpha, seen, fit, limits.begin)
     problem.sample = start.sample
+    start = replace(start, beta=penalty.clip(start.beta))
     start, point = _first_point(problem, start, solver)
     kept, dropped, dropped_notes = _kept(problem, point, scan, labels, model)
     if not kept.size:
@@ -178,6 +182,7 @@ def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, t
             trace(solution.point)
         solution = replace(solution, status=stop.settle(solution))
         exact = problem.family.quadratic
+        exact = exact and not problem.penalty.bounded
         if solution.status == "optimal" and exact and trace.certifier.ill_conditioned:
             with suppress(OutOfPasses):
                 solution = replace(solution, point=refine(problem, replace(solution.point, hessian=start.hessian)))
@@ -203,6 +208,8 @@ def _kept(
     notes, penalty = [], problem.penalty
     constant = seen.constant.copy()
     constant[: int(model.intercept)] = False
+    if penalty.bounded:
+        constant &= penalty.clip(np.zeros(len(labels))) == 0
     if not model.intercept:
         constant &= seen.largest == 0
     gone = [int(j) for j in np.flatnonzero(constant)]
@@ -221,7 +228,7 @@ def _kept(
     def repeats(H: Array) -> list[int]:
         # Under an L1 part the choice among collinear columns is the penalty's own.
         found = aliased(H[np.ix_(rest, rest)] + np.diag(penalty.l2[rest]))
-        return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0]
+        return [int(rest[j]) for j in found if penalty.l1[rest[j]] == 0 and not penalty.bounded]
 
     repeated = repeats(start.hessian)
     if (not model.family.quadratic) + start.beta[repeated].any() > problem.left:
@@ -243,7 +250,7 @@ def _pin(penalty: Penalty, pinned: NDArray[np.intp], values: Array) -> Penalty:
     """
     l2 = penalty.l2.copy()
     l2[pinned] += np.where(values[pinned] != 0, values[pinned] ** 2, 1.0)
-    return Penalty(penalty.l1, l2)
+    return replace(penalty, l2=l2)
 
 
 def _unpinned(problem: Problem, point: Point, pinned: NDArray[np.intp], values: Array) -> Point:

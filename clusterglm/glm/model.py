@@ -27,7 +27,8 @@ class Model:
 
     ``alpha`` multiplies the penalty of the mean loss; ``lamduh`` is the sum form, alpha = lamduh / sum of weights. Give
     one of them. ``l1_ratio`` is the share of L1 (1 for ``l1``, 0 for ``l2``). ``factors`` multiply the penalty of a
-    column, or of all those that a coded one was made into; 0 takes them out of it.
+    column, or of all those that a coded one was made into; 0 takes them out of it. ``bounds`` are (lower, upper) of
+    the coefficients in the columns' own units, infinite where there is none.
     """
 
     family: Family
@@ -38,6 +39,7 @@ class Model:
     intercept: bool = True
     standardize: bool = False
     factors: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
@@ -49,6 +51,9 @@ class Model:
             raise UsageError("--lamduh", self.lamduh, "given together with --alpha: give one of them")
         if not 0 <= self.l1_ratio <= 1:
             raise UsageError("--l1-ratio", self.l1_ratio, "must be 0 to 1")
+        for name, (low, high) in self.bounds.items():
+            if not (low <= high and low < np.inf and high > -np.inf):
+                raise UsageError("--bounds", f"{name}={low:g}:{high:g}", "the lower must not be above the upper")
         for name, factor in self.factors.items():
             if not 0 <= factor < np.inf:
                 raise UsageError("--penalty-factors", f"{name}={factor}", "must be 0 or more")
@@ -82,11 +87,28 @@ class Model:
         found = np.ones(len(labels))
         found[: int(self.intercept)] = 0.0
         for name, factor in self.factors.items():
-            own = [j for j, label in enumerate(labels) if label == name or label.startswith(f"{name}[T.")]
-            if not own or (self.intercept and own == [0]):
-                raise DataError("--penalty-factors", quoted(name), "no such column among the features: correct it")
-            found[own] = factor
+            found[self._columns("--penalty-factors", name, labels)] = factor
         return found
+
+    def bounds_of(self, labels: Sequence[str]) -> tuple[Array, Array]:
+        """Return the lower and the upper bound of every coefficient, (p,) each.
+
+        Raises
+        ------
+        DataError
+            A bound of a column that is not there.
+        """
+        lower, upper = np.full(len(labels), -np.inf), np.full(len(labels), np.inf)
+        for name, (low, high) in self.bounds.items():
+            own = self._columns("--bounds", name, labels)
+            lower[own], upper[own] = low, high
+        return lower, upper
+
+    def _columns(self, option: str, name: str, labels: Sequence[str]) -> list[int]:
+        own = [j for j, label in enumerate(labels) if label == name or label.startswith(f"{name}[T.")]
+        if not own or (self.intercept and own == [0]):
+            raise DataError(option, quoted(name), "no such column among the features: correct it")
+        return own
 
     def strength(self, weight: float) -> float:
         """Return alpha for rows of total weight W."""

@@ -128,8 +128,11 @@ def fit_path(
     if not (factors[kept] > 0).any():
         raise DataError("columns", None, "none carries a penalty: nothing to choose a strength for")
 
+    lower, upper = model.bounds_of(labels) if model.bounds else (None, None)
+
     def penalty(alpha: float) -> Penalty:
-        return elastic_net(alpha, model.share, factors, sd if model.standardize else None).take(kept)
+        whole = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
+        return replace(whole, lower=lower, upper=upper).take(kept)
 
     problem = Problem(rows, family, penalty(1.0), scan.weight, on_pass=limits.on_pass, passes=1, read=0)
     if constant.any():

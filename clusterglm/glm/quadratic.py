@@ -35,6 +35,8 @@ _MOST_SOLVES = 5  # a column, and 100 more: about one is usual; at rounding leve
 
 def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float = 1e-14) -> Array:
     """Return the minimiser, (p,). ``tolerance`` bounds the model's residual, relative to that at ``center``."""
+    if penalty.bounded:
+        return _within_bounds(H, g, center, penalty, tolerance)
     if penalty.smooth:
         return center - solve(H + np.diag(penalty.l2), g + penalty.l2 * center)
     most = max(20, len(g) // _PATIENCE) if len(g) >= _MANY else None
@@ -50,6 +52,48 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
         z, _ = _feature_sign(H, g, center, stage, z, _NEAR)
         stronger *= _WEAKER
     return _feature_sign(H, g, center, penalty, z, tolerance)[0]
+
+
+def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float) -> Array:
+    """Return the minimiser between bounds, (p,): coordinate descent for which coefficients are at a bound or at 0, and
+    a solve with the others, as far as one of them meets a bound or 0 (an active-set method: Nocedal and Wright 2006,
+    section 16.7)."""
+    assert penalty.lower is not None
+    assert penalty.upper is not None
+    lower, upper = penalty.lower, penalty.upper
+    z, units = penalty.clip(center), scales(H)
+    target = tolerance * float(np.max(np.abs(penalty.residual(z, g + H @ (z - center))) / units, initial=0.0))
+    curved, diagonal = H + np.diag(penalty.l2), np.diag(H)
+    best, least = z, np.inf
+    for _ in range(50 + 5 * len(z)):
+        slope = g + H @ (z - center)
+        for j in np.flatnonzero(diagonal + penalty.l2 > 0):
+            at = diagonal[j] * z[j] - slope[j]
+            new = soft_threshold(at, penalty.l1[j]) / (diagonal[j] + penalty.l2[j])
+            new = min(max(float(new), lower[j]), upper[j])
+            if new != z[j]:
+                slope = slope + H[:, j] * (new - z[j])
+                z[j] = new
+        for _ in range(len(z)):
+            S = np.flatnonzero((z > lower) & (z < upper) & ((z != 0) | (penalty.l1 == 0)))
+            if not len(S):
+                break
+            slope = g[S] + H[S] @ (z - center)
+            d = -solve(curved[np.ix_(S, S)], slope + penalty.l1[S] * np.sign(z[S]) + penalty.l2[S] * z[S])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                walls = np.where(d > 0, (upper[S] - z[S]) / d, (lower[S] - z[S]) / d)
+                kinks = np.where((penalty.l1[S] > 0) & (z[S] * d < 0), -z[S] / d, np.inf)
+            ends = np.where(d == 0, np.inf, np.minimum(walls, kinks))
+            t = min(1.0, float(np.min(ends)))
+            z[S] = np.where(ends <= t, np.where(kinks <= walls, 0.0, np.where(d > 0, upper[S], lower[S])), z[S] + t * d)
+            if t == 1.0:
+                break
+        left = float(np.max(np.abs(penalty.residual(z, g + H @ (z - center))) / units, initial=0.0))
+        if left < least:
+            best, least = z.copy(), left
+        if left <= target or not np.isfinite(left):
+            break
+    return best
 
 
 def _feature_sign(

@@ -122,8 +122,11 @@ def for_columns(solver: Solver, columns: int, smooth: bool) -> Solver:
     raise UsageError("solver", solver.name, limit)
 
 
-def refuse_kink(solver: Solver, has_l1: bool, penalty: str) -> None:
-    """Raise UsageError for a solver that needs a smooth penalty and one with an L1 part."""
+def refuse_kink(solver: Solver, has_l1: bool, penalty: str, bounded: bool = False) -> None:
+    """Raise UsageError for a solver that needs a smooth penalty and one with an L1 part, or bounds."""
+    if solver.smooth_only and bounded:
+        others = ", ".join(s.name for s in SOLVERS.values() if not s.smooth_only)
+        raise UsageError("--bounds", None, f"{solver.name} knows no bounds: use one of {others}")
     if solver.smooth_only and has_l1:
         others = ", ".join(s.name for s in SOLVERS.values() if not s.smooth_only)
         raise UsageError(
