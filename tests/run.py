@@ -27,6 +27,7 @@ PACKAGES = {
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "faketime": "faketime",
+    "systemd-analyze": "systemd",
     "sge_qmaster": "gridengine-master",
     "sge_execd": "gridengine-exec",
     "qconf": "gridengine-client",

@@ -20,6 +20,7 @@ from clusterglm import __version__, config
 from clusterglm.cli import (
     bench,
     dashboard,
+    doctor,
     down,
     fit,
     generate,
@@ -50,7 +51,7 @@ from clusterglm.errors import (
 )
 
 _WORK = (fit, path, plan, predict, generate, report, bench)
-COMMANDS = (*_WORK, up, ls, status, scale, logs, dashboard, down, script, keys)
+COMMANDS = (*_WORK, up, ls, status, scale, logs, dashboard, down, doctor, script, keys)
 
 # typer keeps click's exceptions in a place that depends on its version; all are refused command lines.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]

@@ -22,6 +22,15 @@ def of_fields(kind: type[Any]) -> dict[str, Parameter]:
     return {item.name: _parameter(item) for item in dataclasses.fields(kind)}
 
 
+def of_target(target: type[Any]) -> dict[str, Parameter]:
+    """Return a target's options; one that reaches hosts takes them as an argument too."""
+    own = of_fields(target)
+    if "hosts" in own:
+        argument = typer.Argument(None, metavar="[INVENTORY]", help="Hosts, as for --hosts.")
+        own["inventory"] = Parameter(str | None, argument)
+    return own
+
+
 def _parameter(item: dataclasses.Field[Any]) -> Parameter:
     name, words = item.name.replace("_", "-"), item.metadata["help"]
     if item.metadata.get("flag"):

@@ -50,21 +50,23 @@ def _command(launcher: type[Any]) -> Callable[..., None]:
     """Return the command of a target: its signature is the common options and the launcher's fields."""
 
     def command(**given: Any) -> None:
-        if (inventory := given.pop("inventory", None)) is not None:
-            if given["hosts"] is not None:
-                raise UsageError("--hosts", given["hosts"], f"given together with {inventory}: give one of them")
-            given["hosts"] = inventory
-        start(launcher, given, **{name: given.pop(name) for name in _COMMON})
+        common = {name: given.pop(name) for name in _COMMON}
+        start(launcher, with_inventory(given), **common)
 
     common = {
         name: options.Parameter(bool if option.default is False else str | None, option)
         for name, option in _COMMON.items()
     }
-    own = options.of_fields(launcher)
-    if "hosts" in own:
-        argument = typer.Argument(None, metavar="[INVENTORY]", help="Hosts, as for --hosts.")
-        own["inventory"] = options.Parameter(str | None, argument)
-    return options.give(command, common | own)
+    return options.give(command, common | options.of_target(launcher))
+
+
+def with_inventory(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a target's options as given, hosts named by an argument among them."""
+    if (inventory := given.pop("inventory", None)) is not None:
+        if given["hosts"] is not None:
+            raise UsageError("--hosts", given["hosts"], f"given together with {inventory}: give one of them")
+        given["hosts"] = inventory
+    return given
 
 
 def start(

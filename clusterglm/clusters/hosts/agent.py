@@ -140,6 +140,44 @@ def read(request: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def listen(request: dict[str, Any]) -> dict[str, Any]:
+    """Listen at a port for ``lasts`` seconds, in the background, and return the address and the port."""
+    try:
+        server = socket.create_server(("", request["port"]))
+    except OSError as error:
+        raise Problem(f"port {request['port']}: {os.strerror(error.errno or 0).lower()}") from error
+    found = {"address": _address(), "port": server.getsockname()[1]}
+    if os.fork() == 0:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):  # else the session would last as long
+            os.dup2(nothing, stream)
+        until = time.monotonic() + request["lasts"]
+        with contextlib.suppress(OSError):
+            while (left := until - time.monotonic()) > 0:
+                server.settimeout(left)
+                server.accept()[0].close()
+        os._exit(0)
+    return found
+
+
+def knock(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what is wrong with a port of another host, empty where it can be reached."""
+    try:
+        socket.create_connection((request["address"], request["port"]), timeout=request["lasts"]).close()
+    except OSError as error:
+        return {"problem": (error.strerror or str(error)).lower()}
+    return {"problem": ""}
+
+
+def _address() -> str:
+    """Return the address towards the default route, which is the one that Dask tells."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe_:
+        probe_.connect(("8.8.8.8", 80))  # no packet is sent
+        return str(probe_.getsockname()[0])
+    return socket.gethostbyname(socket.gethostname())
+
+
 def _base() -> Path:
     return Path.home() / ".local" / "state" / "clusterglm" / "hosts"
 
@@ -354,7 +392,7 @@ def main(text: str) -> None:
     sys.path[:] = [path for path in sys.path if path]  # not what happens to lie in the home directory
     os.umask(0o077)
     request = json.loads(text)
-    verbs = {verb.__name__: verb for verb in (look, probe, start, stop, read)}
+    verbs = {verb.__name__: verb for verb in (look, probe, start, stop, read, listen, knock)}
     try:
         answer: dict[str, Any] = {"answer": verbs[request["verb"]](request)}
     except Problem as problem:

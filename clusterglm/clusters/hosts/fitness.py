@@ -91,6 +91,21 @@ def memory(probe: dict[str, Any]) -> str:
     return f"{format_size(size)} of memory: too little for a worker" if size < LEAST_MEMORY / 0.9 else ""
 
 
+def summary(probe: dict[str, Any]) -> str:
+    """Return what a host has, in a line."""
+    free = min(probe["free"].values())
+    words = [f"python {probe['versions']['python']}", f"clusterglm {probe['versions']['clusterglm']}"]
+    words += [f"{probe['cores']} cores", format_size(probe["memory"]), f"{format_size(free)} free"]
+    words += [f"processes in a {probe['detached']}" if probe["detached"] == "session" else "processes under systemd"]
+    return ", ".join([*words, f"interfaces {' '.join(probe['interfaces'])}"])
+
+
+def interface(probe: dict[str, Any], name: str | None) -> str:
+    """Say where a network interface that was named is not there."""
+    there = probe["interfaces"]
+    return "" if name is None or name in there else f"no interface {name}: --interface is one of {', '.join(there)}"
+
+
 def refused(why: dict[Host, str], of: int, cure: str) -> ClusterError:
     """Return the error that names every host which cannot take part, and why."""
     if len(why) == 1:

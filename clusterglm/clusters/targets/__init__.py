@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clusterglm.clusters.targets.ansible import Ansible
 from clusterglm.clusters.targets.ec2 import Ec2
 from clusterglm.clusters.targets.htcondor import HTCondor
 from clusterglm.clusters.targets.local import Local
@@ -15,5 +16,5 @@ from clusterglm.clusters.targets.sge import SGE
 from clusterglm.clusters.targets.slurm import Slurm
 from clusterglm.clusters.targets.ssh import Ssh
 
-_ALL: tuple[type[Any], ...] = (Local, Ssh, Slurm, PBS, SGE, HTCondor, LSF, OAR, Moab, Ec2)
+_ALL: tuple[type[Any], ...] = (Local, Ssh, Ansible, Slurm, PBS, SGE, HTCondor, LSF, OAR, Moab, Ec2)
 TARGETS: dict[str, type[Any]] = {launcher.target: launcher for launcher in _ALL}

@@ -28,7 +28,7 @@ from clusterglm.clusters.cloud import api, rehearsal, userdata
 from clusterglm.clusters.cloud import options as of
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option, repeated
-from clusterglm.errors import ClusterError
+from clusterglm.errors import ClusterError, UsageError
 from clusterglm.units import format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class Ec2:
     fake: bool | None = option(
         help="Rehearse on this machine: no account, no network, no cost.", parse=of.switch, flag=True
     )
+
+    def default_workers(self) -> int:
+        """Return nothing: machines are paid for, so somebody must say how many."""
+        raise UsageError("--workers", None, f"missing: say how many {self.parts}")
 
     def plan(self, name: str, size: Size) -> Plan:
         """Return the machines, the rules, and what the machines run, the keys blanked."""
