@@ -55,6 +55,7 @@ def fit(
     timeout: float | None = None,
     ask_for: AskFor | None = None,
     most_workers: int | None = None,
+    hourly: float | None = None,
     progress: Progress | None = None,
     command: str | None = None,
     **options: Any,
@@ -83,6 +84,8 @@ def fit(
         Seconds in which its workers must arrive.
     ask_for : callable, optional
         Brings the cluster's workers (back) to a number; for clients of clusters that can.
+    hourly : float, optional
+        Dollars that an hour of the cluster costs.
     most_workers : int, optional
         The most that it is asked for, as far as there are chunks for them; by default as many as there are now.
     progress : Progress, optional
@@ -115,6 +118,7 @@ def fit(
         timeout=timeout,
         ask_for=ask_for,
         most_workers=most_workers,
+        hourly=hourly,
         progress=progress,
         command=command,
         **options,
@@ -136,6 +140,7 @@ def conduct(
     timeout: float | None = None,
     ask_for: AskFor | None = None,
     most_workers: int | None = None,
+    hourly: float | None = None,
     progress: Progress | None = None,
     command: str | None = None,
     **options: Any,
@@ -195,7 +200,7 @@ def conduct(
                     progress.phase("starting a local cluster")
                     client, ask_for = stack.enter_context(embedded(workers, threads_per_worker, memory, timeout))
                 fitting = make(request, client, ask_for, run, progress, journal, saved, command, source)
-                fitting.most_workers = most_workers
+                fitting.most_workers, fitting.hourly = most_workers, hourly
                 try:
                     return fitting.run()
                 except Exception as error:  # while the client still says how its cluster is
@@ -256,6 +261,7 @@ class _Fitting:
         self.progress, self.journal, self.saved, self.command = progress, journal, saved, command
         self.source = source
         self.most_workers: int | None = None
+        self.hourly: float | None = None
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -304,6 +310,7 @@ class _Fitting:
             resumed=bool(self.saved),
             command=self.command,
             started=self.started,
+            cost=None if self.hourly is None else self.hourly * sum(self.seconds.values()) / 3600,
         )
         if self.folder is not None:
             write_run(self.folder, result, self.planned(plan))

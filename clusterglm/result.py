@@ -116,6 +116,7 @@ class Result:
             "resumed": False,
             "command": None,
             "started": None,
+            "cost": None,
         }
         return cls(
             solver=fitted.solver,
@@ -150,7 +151,6 @@ class Result:
             passes=fitted.passes,
             bytes=nbytes * fitted.passes,
             seconds=seconds,
-            cost=None,
             truth=truth,
             truth_error=None if truth is None else float(np.max(np.abs(fitted.coefficients - truth))),
             direction=fitted.direction,

@@ -52,6 +52,11 @@ def register(app: typer.Typer) -> None:
             raise ClusterError("down", f"{len(found)} of {len(chosen)}", "see the warnings for the others")
 
 
+def take_down(name: str | None) -> None:
+    """End one cluster that is up."""
+    _end(*lookup(checked_name(name or "", "--cluster")))
+
+
 def _end(launcher: Launcher, record: Record) -> None:
     name = record.name
     if record.state == "down" and launcher.find(name) is None:

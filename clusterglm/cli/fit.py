@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from clusterglm.cli import output
+from clusterglm.cli.down import take_down
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -93,6 +95,9 @@ def fit(
     max_workers: str | None = typer.Option(
         None, metavar="K", help="Ask a cluster of --cluster for as many, where there is work, and give them back."
     ),
+    then_down: bool = typer.Option(
+        False, "--then-down", help="Take the cluster down when the fit has ended, well or not."
+    ),
     timeout: Timeout = None,
     dtype: str | None = typer.Option(None, metavar="T", help="float64 or float32.  [default: float64]"),
     storage: str | None = typer.Option(
@@ -149,7 +154,12 @@ def fit(
 
     display = Display(quiet)
     checkpoint = Path(resume or out or "", CHECKPOINT)
-    with one_interruption(checkpoint), where.client(display.phase) as (client, ask_for), display:
+    if then_down and cluster is None:
+        raise UsageError("--then-down", None, "belongs to a cluster that `clusterglm up` started: --cluster NAME")
+    last = contextlib.ExitStack()
+    if then_down:
+        last.callback(take_down, cluster)
+    with last, one_interruption(checkpoint), where.client(display.phase) as (client, ask_for), display:
         if client is not None and least is not None:
             from clusterglm.clusters.workers import await_workers
 
@@ -160,6 +170,7 @@ def fit(
             resume=resume,
             overwrite=overwrite,
             ask_for=ask_for,
+            hourly=where.hourly(),
             most_workers=most,
             progress=display,
             timeout=where.seconds,
@@ -194,6 +205,8 @@ def show(result: Result, json_: bool) -> None:
         output.data(f"truth       within {result.truth_error:.2e} of the generating coefficients")
     seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in result.seconds.items())
     output.data(f"seconds     {seconds}")
+    if result.cost is not None:
+        output.data(f"cost        ${result.cost:.4f} at list prices")
     if result.folder is not None:
         output.data(f"report      {result.folder / 'report.html'}")
     if result.inference is not None:

@@ -31,6 +31,7 @@ class _Cluster(NamedTuple):
     disk: int
     speed: float | None
     words: str
+    machines: str | None = None  # their type, where there are any to be paid
 
 
 def plan(
@@ -72,12 +73,43 @@ def plan(
     given = {name: value for name, value in asked.items() if value is not None}
     cluster = _cluster(_preset(preset) | given if preset is not None else given)
     made, speeds, expected = _planned(request, cluster)
+    cost = _cost(cluster, expected)
     if json_:
         from dataclasses import asdict
 
-        output.data_json({"cluster": cluster.words} | made.as_dict() | asdict(expected) | {"speeds": speeds._asdict()})
+        output.data_json(
+            {"cluster": cluster.words} | made.as_dict() | asdict(expected) | {"speeds": speeds._asdict(), "cost": cost}
+        )
         return
-    _show(made, expected, cluster)
+    _show(made, expected, cluster, cost)
+
+
+def published(launcher: Any, workers: int) -> str:
+    """Return the time and money that the fit of the published experiment would take on machines that are planned."""
+    from clusterglm.clusters.machines import machine
+    from clusterglm.request import Request
+
+    asked = {"target": "ec2", "workers": workers, "instance-type": launcher.instance_type or _INSTANCE_TYPE}
+    try:
+        machine(str(asked["instance-type"]))
+    except UsageError:
+        return "unknown: nobody has told how fast these machines are"
+    if launcher.disk:
+        asked["disk"] = f"{launcher.disk}GB"
+    cluster = _cluster(asked)
+    made, _, expected = _planned(Request(solver="admm", rows="8e8"), cluster)
+    total = expected.seconds_load + expected.seconds_fit
+    return f"about {format_duration(total)}, rows in {made.storage}: {_dollars(launcher, workers, total)}"
+
+
+def _dollars(launcher: Any, workers: int, seconds: float) -> str:
+    """Return what a cluster costs from its boot to the end of a fit of so many seconds."""
+    from clusterglm.clusters.cloud import prices
+
+    dollars, complete = launcher.rate(workers)
+    hours = (prices.BOOT_SECONDS + seconds) / 3600
+    boot = f"{prices.BOOT_SECONDS / 60:.0f} min of boot included"
+    return f"about {prices.words(dollars * hours, complete)} ({boot}; {prices.words(dollars, complete)} an hour)"
 
 
 def _preset(path: str) -> dict[str, Any]:
@@ -121,7 +153,7 @@ def _cluster(given: dict[str, Any]) -> _Cluster:
     has = machine(name)
     workers = count or 8
     room = workers * (DISK if disk is None else disk)
-    return _Cluster(workers, threads or has.cores, memory or has.memory, room, has.speed, f"{workers} x {name}")
+    return _Cluster(workers, threads or has.cores, memory or has.memory, room, has.speed, f"{workers} x {name}", name)
 
 
 def _planned(request: Any, cluster: _Cluster) -> tuple[Any, Any, Any]:
@@ -163,7 +195,18 @@ def _free_disk() -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def _show(made: Any, expected: Any, cluster: _Cluster) -> None:
+def _cost(cluster: _Cluster, expected: Any) -> str | None:
+    """Return what the fit would cost, None on this machine and where nobody knows how long it takes."""
+    if cluster.machines is None or expected.seconds_fit is None:
+        return None
+    from clusterglm.clusters.launcher import configured
+    from clusterglm.clusters.targets.ec2 import Ec2
+
+    launcher = configured(Ec2, instance_type=cluster.machines)
+    return _dollars(launcher, cluster.workers, expected.seconds_load + expected.seconds_fit)
+
+
+def _show(made: Any, expected: Any, cluster: _Cluster, cost: str | None) -> None:
     total = None if expected.seconds_fit is None else expected.seconds_load + expected.seconds_fit
     rows = [
         (
@@ -181,6 +224,7 @@ def _show(made: Any, expected: Any, cluster: _Cluster) -> None:
         ("a pass", f"about {format_duration(expected.seconds_per_pass)}"),
         ("loading", f"about {format_duration(expected.seconds_load)}"),
         ("in all", "unknown" if total is None else f"about {format_duration(total)}"),
+        *([("cost", cost)] if cost is not None else []),
         ("peak memory", f"about {format_size(expected.peak_memory)} a worker"),
         ("speeds", "measured on one core here" if cluster.speed is None else "typical of such cores, not measured"),
     ]

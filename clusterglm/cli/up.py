@@ -94,6 +94,10 @@ def start(
         )
     if dry_run:
         plan = launcher.plan(name or target.target, Size(count))
+        if target.target == "ec2":
+            from clusterglm.cli.plan import published
+
+            plan.steps["fit admm --rows 8e8"] = published(launcher, count)
         output.data_json(dataclasses.asdict(plan)) if json_ else output.data(str(plan))
         return
     if getattr(launcher, "fake", None) and not rehearsal.inside():

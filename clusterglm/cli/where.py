@@ -89,6 +89,18 @@ class Where:
             raise UsageError(option, None, cure)
         return own
 
+    def hourly(self) -> float | None:
+        """Return the dollars that an hour of the cluster costs, None where it costs none or nobody knows."""
+        if self.cluster is None:
+            return None
+        from clusterglm.clusters.lookup import lookup
+
+        launcher, record = lookup(self.cluster)
+        if (priced := getattr(launcher, "hourly", None)) is None:
+            return None
+        dollars, complete = priced(record)
+        return float(dollars) if complete else None
+
     @contextlib.contextmanager
     def client(self, phase: Callable[[str], object]) -> Iterator[tuple[Client | None, Callable[[int], object] | None]]:
         """Yield the client of a running cluster and how to ask it for workers; None where none is named.

@@ -59,10 +59,7 @@ def lab(clusterglm: Cli, _rehearsal: None) -> Iterator[dict[str, Any]]:
     done = clusterglm(*UP, "--workers", 2, "--name", "lab", "--json", env={"OMP_NUM_THREADS": "7"})
     assert done.returncode == 0, done.stderr
     yield json.loads(done.stdout)
-    done = clusterglm("down", "lab")
-    assert (done.returncode, done.stderr) == (0, "note: lab: 3 machines ended\n")
-    assert ec2.left() == ec2.NOTHING
-    assert clusterglm("down", "lab").stderr == "note: lab: already down\n"
+    clusterglm("down", "lab")
 
 
 def test_everything_is_tagged_and_walled_at_birth(lab: dict[str, Any]) -> None:
@@ -126,6 +123,18 @@ def test_scaling_in_the_middle_of_a_fit_changes_no_bit(
     assert running.wait(120) == 0
     assert_same_bits(tmp_path / "run", expected)
     assert len(ec2.everything()["machines"]) == 3
+
+
+def test_a_fit_tells_its_cost_and_takes_the_cluster_down(
+    lab: dict[str, Any], clusterglm: Cli, expected: Any, tmp_path: Path
+) -> None:
+    done = clusterglm("fit", "admm", *LINE, "--cluster", "lab", "--out", tmp_path / "run", "--then-down")
+    assert (done.returncode, done.stderr) == (0, "note: lab: 3 machines ended\n")
+    assert_same_bits(tmp_path / "run", expected)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["cost"] == pytest.approx(3 * 0.4094 / 3600 * sum(result["seconds"].values()), rel=0.5)
+    assert ec2.left() == ec2.NOTHING
+    assert clusterglm("down", "lab").stderr == "note: lab: already down\n"
 
 
 def test_a_boot_that_fails_is_told_and_leaves_nothing(clusterglm: Cli) -> None:

@@ -77,3 +77,11 @@ def test_a_preset_with_a_key_that_is_none_is_refused(cli: Cli, tmp_path: Path) -
     assert "workesr): not known: did you mean workers?" in found.stderr
     path.write_text("!!python/object/apply:os.system [touch /tmp/x]\n")
     assert "not plain YAML" in cli("plan", "admm", "--rows", 10, "--preset", path).stderr
+
+
+def test_the_published_cluster_is_priced_before_it_is_started(cli: Cli) -> None:
+    told = cli("up", "ec2", "--workers", 8, "--dry-run", "--region", "us-east-1")
+    assert told.returncode == 0, told.stderr
+    for words in ("scheduler: m4.2xlarge", "8 x m4.2xlarge", "$3.68 an hour", "# fit admm --rows 8e8\nabout "):
+        assert words in told.stdout
+    assert "(3 min of boot included; $3.68 an hour)" in cli("plan", "admm", "ec2", "--rows", "8e8").stdout

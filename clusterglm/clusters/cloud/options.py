@@ -42,6 +42,17 @@ def gigabytes(value: Any, what: str) -> int:
     return size
 
 
+def dollars(value: Any, what: str) -> float:
+    """Return dollars from ``5`` or ``$5``. Raises UsageError for what is no sum, or nothing."""
+    try:
+        found = float(str(value).removeprefix("$"))
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(what, value, "not a sum of dollars: write 5 or 2.50")
+    return found
+
+
 def line(value: Any, what: str) -> str:
     """Return a line of shell. Raises UsageError where it holds a secret, which user data would show to others."""
     text = str(value)

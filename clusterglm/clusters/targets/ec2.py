@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterglm import __version__, config
 from clusterglm.clusters import registry, tls, words
-from clusterglm.clusters.cloud import api, rehearsal, userdata
+from clusterglm.clusters.cloud import api, prices, rehearsal, userdata
 from clusterglm.clusters.cloud import options as of
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option, repeated
@@ -40,6 +40,7 @@ INSTANCE_TYPE = "m4.2xlarge"
 DISK = 40  # GB
 LIFETIME = 8 * 3600  # s
 _BOOT_SECONDS = 600
+_LEAST_LIFE = 600  # s, below which a cluster is down before it is of any use
 _LOOK_SECONDS = 3.0  # between two looks at machines that have not come yet
 _BORN = ("pending", "running")
 _SCHEDULER = "scheduler"
@@ -79,6 +80,9 @@ class Ec2:
         help="End the cluster after it has been idle for so long.", parse=parse_duration, setting="idle-timeout"
     )
     max_lifetime: int | None = option(help="End the cluster after so long.  [default: 8h]", parse=parse_duration)
+    max_cost: float | None = option(
+        help="End the cluster before its machines have cost so many dollars.", parse=of.dollars
+    )
     owner: str | None = option(help="Whose it is; by default your user name.", parse=words.word)
     fake: bool | None = option(
         help="Rehearse on this machine: no account, no network, no cost.", parse=of.switch, flag=True
@@ -96,10 +100,18 @@ class Ec2:
         rules = f"tcp {userdata.PORT} from {allowed}\neverything between the machines"
         rules += f"\ntcp 22 from {allowed}" if self.key_name else ""
         idle = self.idle_timeout or config.get("idle-timeout")
-        guards = f"idle for {idle // 60} min, or {self._life // 60} min after the start, whatever comes first"
-        steps = {"machines": machines, api.group_name(name): rules, "end": guards}
+        guards = (
+            f"idle for {idle // 60} min, or {self._life(size.workers) // 60} min after the start, whatever comes first"
+        )
+        region = self._region()
+        dollars, complete = self._rate(size.workers, region)
+        cost = f"{prices.words(dollars, complete)} an hour in {region}"
+        cost += f", {prices.words(dollars * self._life(size.workers) / 3600, complete)} at most\n{prices.source()}"
+        steps = {"machines": machines, "cost": cost, api.group_name(name): rules, "end": guards}
         for role in (_SCHEDULER, "worker"):
-            text = userdata.script(self._boot(name, role, 0, f"tls://PRIVATE-ADDRESS:{userdata.PORT}", self._life))
+            text = userdata.script(
+                self._boot(name, role, 0, f"tls://PRIVATE-ADDRESS:{userdata.PORT}", self._life(size.workers))
+            )
             packed = format_size(len(userdata.packed(text)))
             steps[f"{role}: user data, {packed} packed of {format_size(userdata.MOST_BYTES)}"] = text
         return Plan(name, self.target, size, steps, options=dataclasses.asdict(self))
@@ -130,7 +142,7 @@ class Ec2:
         save(record)
         subnet = api.subnet(ec2, self.zone, self.subnet)
         image = api.image(ec2, self._client("ssm"), self._types()[1], self.image)
-        tags = {api.CLUSTER: plan.name, api.EXPIRES: _expires(self._life), api.VERSION: __version__}
+        tags = {api.CLUSTER: plan.name, api.EXPIRES: _expires(self._life(plan.size.workers)), api.VERSION: __version__}
         tags[api.OWNER] = self.owner or getpass.getuser()
         group = api.open_group(ec2, plan.name, subnet["VpcId"], ranges, tags, ssh=self.key_name is not None)
         tell(f"{subnet['AvailabilityZone']}, image {image['ImageId']}, {image['Name']}")
@@ -207,6 +219,7 @@ class Ec2:
             free = (number for number in range(workers + len(present)) if number not in present)
             new = [number for number, _ in zip(free, range(workers - len(present)), strict=False)]
             if new:
+                self._check_money(found, workers)
                 scheduler = next(item for item in found if _role(item) == _SCHEDULER)
                 self._grow(ec2, record, scheduler, new)
             self._await(ec2, client, record.name, workers, until)
@@ -250,9 +263,46 @@ class Ec2:
             return _rehearsed(name)
         return api.machines(self._ec2(), name)
 
-    @property
-    def _life(self) -> int:
-        return self.max_lifetime or LIFETIME
+    def _check_money(self, found: Sequence[Mapping[str, Any]], workers: int) -> None:
+        """Refuse to grow where the machines, which know only when to end, would then cost more than allowed."""
+        if self.max_cost is None:
+            return
+        begun = min(datetime.fromisoformat(str(item["LaunchTime"])) for item in found)
+        now, ends = datetime.now(UTC), _time(api.tags(found[0])[api.EXPIRES])
+        spent = self.rate(len(found) - 1)[0] * (now - begun).total_seconds() / 3600
+        total = spent + self.rate(workers)[0] * (ends - now).total_seconds() / 3600
+        if total > self.max_cost:
+            cure = f"{workers} workers until {ends:%H:%M} UTC would come to ${total:.2f}: fewer, or a new cluster"
+            raise UsageError("--max-cost", f"${self.max_cost:.2f}", cure)
+
+    def rate(self, workers: int) -> tuple[float, bool]:
+        """Return the dollars of an hour of so many workers' machines and a scheduler's, and whether that is all."""
+        return self._rate(workers, self._region())
+
+    def hourly(self, record: Record) -> tuple[float, bool]:
+        """Return the dollars of an hour of a cluster as it is, and whether that is all of it."""
+        return self._rate(record.workers, self._region())
+
+    def _rate(self, workers: int, region: str) -> tuple[float, bool]:
+        scheduler, worker = self._types()
+        return prices.rate([scheduler, *[worker] * workers], region, self.disk or DISK, public=not self.private)
+
+    def _region(self) -> str:
+        return rehearsal.REGION if self.fake else api.region_of(self.region, self.profile) or rehearsal.REGION
+
+    def _life(self, workers: int) -> int:
+        """Return the seconds that so many workers may live: as long as allowed, and as the money lasts."""
+        life = self.max_lifetime or LIFETIME
+        if self.max_cost is None:
+            return int(life)
+        dollars, complete = self._rate(workers, self._region())
+        if not complete:
+            raise UsageError("--max-cost", self.max_cost, "the price of these machines is unknown: use --max-lifetime")
+        affordable = int(3600 * self.max_cost / dollars)
+        if affordable < _LEAST_LIFE:
+            cure = f"lasts for {affordable / 60:.0f} minutes of ${dollars:.2f} an hour: allow more, or fewer machines"
+            raise UsageError("--max-cost", f"${self.max_cost:.2f}", cure)
+        return min(int(life), affordable)
 
     def _types(self) -> tuple[str, str]:
         of_workers = self.instance_type or INSTANCE_TYPE
