@@ -9,14 +9,19 @@ from typing import Any
 
 from clusterglm.clusters.cloud import rehearsal
 
-_LEFT = """
+_CLIENT = """
 import json, botocore.session
 ec2 = botocore.session.Session().create_client(
     "ec2", "us-east-1", endpoint_url="http://127.0.0.1:5000", aws_access_key_id="t", aws_secret_access_key="t")
+"""
+_LEFT = (
+    _CLIENT
+    + """
 machines = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
 groups = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"]
 print(json.dumps({"machines": machines, "groups": groups, "volumes": ec2.describe_volumes()["Volumes"]}, default=str))
 """
+)
 
 
 def missing() -> str:
@@ -35,6 +40,11 @@ def everything() -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = json.loads(inside(sys.executable, "-c", _LEFT))
     found["machines"] = [item for item in found["machines"] if item["State"]["Name"] != "terminated"]
     return found
+
+
+def terminate(identity: str) -> None:
+    """End a machine as EC2 itself would take it away."""
+    inside(sys.executable, "-c", _CLIENT + f"ec2.terminate_instances(InstanceIds=[{identity!r}])")
 
 
 def left() -> dict[str, int]:

@@ -24,6 +24,7 @@ with mock.patch("dask.config.ensure_file"):  # its import would copy a template 
     from dask_cloudprovider.generic.vmcluster import SchedulerMixin, WorkerMixin
 
 _ADDRESS_SECONDS = 120.0
+_LOOK_SECONDS = 2.0
 _CONSOLE_LINES = 15
 
 
@@ -35,6 +36,7 @@ class Order:
     region: str
     profile: str | None
     image: Mapping[str, Any]
+    network: str
     subnet: str
     group: str
     tags: Mapping[str, str]
@@ -136,14 +138,17 @@ class Scheduler(SchedulerMixin, Machine):  # type: ignore[misc]
         host, port = (self.external_address or self.address).split("://")[1].rsplit(":", 1)
         until = time.monotonic() + order.boot_seconds
         async with self.cluster.boto_session.create_client("ec2", region_name=self.region) as client:
+            looked = time.monotonic()
             while time.monotonic() < until:
                 try:
                     _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 3)
                     writer.close()
                     return
                 except (OSError, TimeoutError):
-                    await asyncio.sleep(0.3)
-                await self.look(client)
+                    await asyncio.sleep(0.2)
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    await self.look(client)
             words = f"no scheduler at {host}:{port} after {order.boot_seconds:.0f} s"
             raise ClusterError(self.name, None, failed_boot(words, (await self.failure(client)).partition("\n")[2]))
 
@@ -167,6 +172,7 @@ class Cluster(EC2Cluster):  # type: ignore[misc]
             ami=order.image["ImageId"],
             scheduler_instance_type=order.scheduler_type,
             worker_instance_type=order.worker_type,
+            vpc=order.network,  # or it asks for the default one, which there may not be
             subnet_id=order.subnet,
             security_groups=[order.group],  # its own default group cannot be made (issue 481 there)
             filesystem_size=order.disk,

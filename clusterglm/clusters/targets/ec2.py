@@ -146,7 +146,7 @@ class Ec2:
         tags[api.OWNER] = self.owner or getpass.getuser()
         group = api.open_group(ec2, plan.name, subnet["VpcId"], ranges, tags, ssh=self.key_name is not None)
         tell(f"{subnet['AvailabilityZone']}, image {image['ImageId']}, {image['Name']}")
-        place = {"image": image, "subnet": subnet["SubnetId"], "group": group}
+        place = {"image": image, "network": subnet["VpcId"], "subnet": subnet["SubnetId"], "group": group}
         order = self._order(ec2, plan.name, keys, tags, **place, boot_seconds=limit, tell=tell)
         from clusterglm.clusters.cloud import ec2_cluster
 
@@ -377,7 +377,7 @@ class Ec2:
         with api.told("--image", scheduler["ImageId"]):
             image = ec2.describe_images(ImageIds=[scheduler["ImageId"]])["Images"][0]
         group = api.groups(ec2, record.name)[0]["GroupId"]
-        place = {"image": image, "subnet": scheduler["SubnetId"], "group": group}
+        place = {"image": image, "network": scheduler["VpcId"], "subnet": scheduler["SubnetId"], "group": group}
         order = self._order(ec2, record.name, Path(record.details["keys"]), tags, **place)
         address = f"tls://{scheduler['PrivateIpAddress']}:{userdata.PORT}"
         try:
