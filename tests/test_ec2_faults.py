@@ -73,7 +73,7 @@ def killed(clusterglm: Cli, faults: Any, call: int, when: str, action: str = "")
     return Path(env["CALLS"]).read_text().split()
 
 
-@pytest.mark.parametrize(("action", "call"), [("CreateSecurityGroup", 0), ("RunInstances", 1)])
+@pytest.mark.parametrize(("action", "call"), [("RunInstances", 1)])
 def test_down_removes_what_a_killed_up_has_started(clusterglm: Cli, faults: Any, action: str, call: int) -> None:
     assert killed(clusterglm, faults, call, "after", action)[: call + 1] == [action] * (call + 1)
 
@@ -107,6 +107,7 @@ def test_a_refusal_is_told_with_its_cure_and_leaves_nothing(
     assert ec2.left() == ec2.NOTHING
 
 
+@pytest.mark.full
 def test_throttling_and_failures_of_aws_are_waited_out(clusterglm: Cli, faults: Any) -> None:
     done = clusterglm(*UP, "--name", "patient", env=faults(fault="every-3:RequestLimitExceeded"))
     assert done.returncode == 0, done.stderr

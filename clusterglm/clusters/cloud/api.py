@@ -30,8 +30,8 @@ _WHO = "https://checkip.amazonaws.com"
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 5, 30, 8
 _END_SECONDS = 300.0
 _CURES = {
-    "UnauthorizedOperation": "ask for the right, see clusterglm doctor ec2 --iam-policy",
-    "AccessDenied": "ask for the right, see clusterglm doctor ec2 --iam-policy",
+    "UnauthorizedOperation": "ask whoever runs the account for that right",
+    "AccessDenied": "ask whoever runs the account for that right",
     "AuthFailure": "the credentials are wrong: aws configure",
     "InvalidClientTokenId": "the credentials are wrong: aws configure",
     "RequestExpired": "the credentials have expired: aws sso login, or whatever gave them",
