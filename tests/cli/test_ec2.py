@@ -100,6 +100,13 @@ def test_a_fit_from_a_second_process_and_from_a_third_without_state(
     assert "Registered to" in clusterglm("logs", "lab", "worker-1").stdout
 
 
+def test_the_machines_run_this_very_clusterglm_handed_over(lab: dict[str, Any]) -> None:
+    for machine in ec2.everything()["machines"]:
+        files = ec2.files(machine, "code")
+        assert any(path.endswith("clusterglm/glm/kernels.py") for path in files)
+        assert any("clusterglm/glm/__pycache__/kernels" in path for path in files)  # it was imported from there
+
+
 def test_scaling_in_the_middle_of_a_fit_changes_no_bit(
     lab: dict[str, Any],
     clusterglm: Cli,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from clusterglm.clusters.cloud import rehearsal
@@ -60,3 +62,9 @@ def listening(machine: dict[str, Any]) -> set[str]:
     namespace = f"cglm-{machine['InstanceId'][-8:]}"
     lines = inside("ip", "netns", "exec", namespace, "ss", "-ltnH").splitlines()
     return {line.split()[3].replace("0.0.0.0", "*").replace("[::]", "*") for line in lines}
+
+
+def files(machine: dict[str, Any], folder: str) -> list[str]:
+    """Return the paths of the files under a folder of ours on a machine."""
+    (srv,) = Path(tempfile.gettempdir()).glob(f"clusterglm-rehearsal-*/{machine['InstanceId']}/srv")
+    return [str(path) for path in (srv / "clusterglm" / folder).rglob("*")]

@@ -28,7 +28,7 @@ REGION = "us-east-1"
 _STATE = "CLUSTERGLM_REHEARSAL_OF"  # the state directory, in the environment of the rehearsal's process
 _INSIDE = "CLUSTERGLM_REHEARSAL"  # in that of the commands that have entered
 _LINGER = "CLUSTERGLM_REHEARSAL_LINGER"  # seconds that a rehearsal stays without instances
-_SHOWN = Path("/run/clusterglm/instances.json")  # in the rehearsal's own /run
+_SHOWN = Path("/run/clusterglm/shown.json")  # in the rehearsal's own /run
 _PORT = 5000
 _START_SECONDS = 60.0
 _LONGEST = 24 * 3600.0
@@ -56,14 +56,12 @@ def process() -> int | None:
     return None
 
 
-def instances() -> list[dict[str, Any]]:
-    """Return the instances of this state directory's rehearsal, as DescribeInstances shows them, from outside."""
-    pid = process()
-    if pid is None:
-        return []
+def shown() -> dict[str, list[dict[str, Any]]]:
+    """Return the ``instances`` and ``groups`` of this state directory's rehearsal, as EC2 shows them, from outside."""
     with contextlib.suppress(OSError, ValueError):
-        return list(json.loads(_shown(pid).read_text()))
-    return []
+        if (pid := process()) is not None:
+            return dict(json.loads(_shown(pid).read_text()))
+    return {"instances": [], "groups": []}
 
 
 def missing() -> str:
@@ -193,7 +191,8 @@ def _serve(folder: Path) -> None:
             if any(instance["State"]["Name"] != "terminated" for instance in found):
                 used = time.monotonic()
             partial = _SHOWN.with_suffix(".new")
-            partial.write_text(json.dumps(found, default=str))
+            groups = ec2.describe_security_groups()["SecurityGroups"]
+            partial.write_text(json.dumps({"instances": found, "groups": groups}, default=str))
             partial.replace(_SHOWN)
             time.sleep(0.2)
     finally:

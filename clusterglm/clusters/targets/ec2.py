@@ -18,15 +18,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterglm import __version__, config
 from clusterglm.clusters import registry, tls, words
-from clusterglm.clusters.cloud import api, prices, rehearsal, userdata
+from clusterglm.clusters.cloud import api, fleet, prices, rehearsal, userdata
 from clusterglm.clusters.cloud import options as of
-from clusterglm.clusters.connect import connect
+from clusterglm.clusters.cloud.handover import hand_over
+from clusterglm.clusters.connect import check_versions, connect
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option, repeated
 from clusterglm.errors import ClusterError, UsageError
 from clusterglm.units import format_size, parse_duration
@@ -42,8 +43,6 @@ LIFETIME = 8 * 3600  # s
 _BOOT_SECONDS = 600
 _LEAST_LIFE = 600  # s, below which a cluster is down before it is of any use
 _LOOK_SECONDS = 3.0  # between two looks at machines that have not come yet
-_BORN = ("pending", "running")
-_SCHEDULER = "scheduler"
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Ec2:
         cost = f"{prices.words(dollars, complete)} an hour in {region}"
         cost += f", {prices.words(dollars * self._life(size.workers) / 3600, complete)} at most\n{prices.source()}"
         steps = {"machines": machines, "cost": cost, api.group_name(name): rules, "end": guards}
-        for role in (_SCHEDULER, "worker"):
+        for role in (fleet.SCHEDULER, "worker"):
             text = userdata.script(
                 self._boot(name, role, 0, f"tls://PRIVATE-ADDRESS:{userdata.PORT}", self._life(size.workers))
             )
@@ -142,7 +141,11 @@ class Ec2:
         save(record)
         subnet = api.subnet(ec2, self.zone, self.subnet)
         image = api.image(ec2, self._client("ssm"), self._types()[1], self.image)
-        tags = {api.CLUSTER: plan.name, api.EXPIRES: _expires(self._life(plan.size.workers)), api.VERSION: __version__}
+        tags = {
+            api.CLUSTER: plan.name,
+            api.EXPIRES: fleet.expires(self._life(plan.size.workers)),
+            api.VERSION: __version__,
+        }
         tags[api.OWNER] = self.owner or getpass.getuser()
         group = api.open_group(ec2, plan.name, subnet["VpcId"], ranges, tags, ssh=self.key_name is not None)
         tell(f"{subnet['AvailabilityZone']}, image {image['ImageId']}, {image['Name']}")
@@ -154,20 +157,25 @@ class Ec2:
         record = dataclasses.replace(record, address=public or private)
         save(record)
         asyncio.run(ec2_cluster.start_workers(order, private, range(plan.size.workers)))
-        client = self._connected(record, max(1.0, until - time.monotonic()))
+        client = self._connected(record, max(1.0, until - time.monotonic()), allow_version_mismatch=True)
         try:
+            hand_over(client)
             self._await(ec2, client, plan.name, plan.size.workers, until)
+            check_versions(client)
         finally:
             client.close()
         return dataclasses.replace(record, state="up")
 
     def find(self, name: str) -> Record | None:
         """Return the record of a cluster from its machines' tags, their addresses and the scheduler's user data."""
-        if found := _rehearsed(name):
+        if (found := fleet.rehearsed(name)) or fleet.rehearsed_groups(name):
             return self._record(name, found, {"fake": True}, {})
-        if not self._here() or not (found := api.machines(self._ec2(), name)):
+        if not self._here():
             return None
-        scheduler = next((item for item in found if _role(item) == _SCHEDULER), None)
+        found = api.machines(self._ec2(), name)
+        if not found and not api.groups(self._ec2(), name):
+            return None
+        scheduler = next((item for item in found if fleet.role(item) == fleet.SCHEDULER), None)
         if scheduler is None:
             return self._record(name, found, {"region": self.region}, {})
         text = api.boot_script(self._ec2(), scheduler["InstanceId"])
@@ -175,15 +183,17 @@ class Ec2:
         return self._record(name, found, userdata.noted(text).get("options", {}), {"keys": str(keys)})
 
     def names(self) -> list[str]:
-        """Return the names of all clusters with machines in the region, and of those in a rehearsal."""
-        found = _rehearsed() + (api.machines(self._ec2()) if self._here() else [])
+        """Return the names of all clusters with machines or a group in the region or a rehearsal."""
+        found = fleet.rehearsed() + fleet.rehearsed_groups()
+        if self._here():
+            found += api.machines(self._ec2()) + api.groups(self._ec2())
         return sorted({api.tags(item)[api.CLUSTER] for item in found})
 
     def state(self, record: Record) -> State:
         """Return ``gone`` where there is no machine of a scheduler."""
         if record.state == "down":
             return "down"
-        found = next((item for item in self._machines(record.name) if _role(item) == _SCHEDULER), None)
+        found = next((item for item in self._machines(record.name) if fleet.role(item) == fleet.SCHEDULER), None)
         if found is None or found["State"]["Name"] not in ("pending", "running"):
             return "gone"
         return "starting" if found["State"]["Name"] == "pending" else record.state
@@ -201,26 +211,26 @@ class Ec2:
                 where=f"{item['InstanceId']} {item['InstanceType']} {item['Placement']['AvailabilityZone']}",
                 note=item.get("StateReason", {}).get("Message", ""),
             )
-            for item in sorted(self._machines(record.name), key=_order_of)
+            for item in sorted(self._machines(record.name), key=fleet.order_of)
         ]
 
     def scale(self, record: Record, workers: int, timeout: float) -> Record:
         """Start machines for what is left of the cluster's life, or retire those with the highest numbers."""
         ec2, until = self._ec2(), time.monotonic() + max(timeout, _BOOT_SECONDS)
         found = api.machines(ec2, record.name)
-        present = {_number(item): item["InstanceId"] for item in found if _role(item) == "worker"}
+        present = {fleet.number(item): item["InstanceId"] for item in found if fleet.role(item) == "worker"}
         client = self._connected(record)
         try:
             if leaving := sorted(present)[workers:]:
                 named = client.scheduler_info(n_workers=-1)["workers"].values()
-                names = [str(each["name"]) for each in named if _machine_of(each["name"], record.name) in leaving]
+                names = [str(each["name"]) for each in named if fleet.machine_of(each["name"], record.name) in leaving]
                 client.retire_workers(names=names, close_workers=True)
                 api.terminate(ec2, [present[number] for number in leaving])
             free = (number for number in range(workers + len(present)) if number not in present)
             new = [number for number, _ in zip(free, range(workers - len(present)), strict=False)]
             if new:
                 self._check_money(found, workers)
-                scheduler = next(item for item in found if _role(item) == _SCHEDULER)
+                scheduler = next(item for item in found if fleet.role(item) == fleet.SCHEDULER)
                 self._grow(ec2, record, scheduler, new)
             self._await(ec2, client, record.name, workers, until)
         finally:
@@ -232,8 +242,8 @@ class Ec2:
         ec2 = self._ec2()
         folder = _keys_folder(record.name).parent
         live = self._live_logs(record)
-        for item in sorted(self._machines(record.name), key=_order_of):
-            role = _SCHEDULER if _role(item) == _SCHEDULER else f"worker-{_number(item)}"
+        for item in sorted(self._machines(record.name), key=fleet.order_of):
+            role = fleet.SCHEDULER if fleet.role(item) == fleet.SCHEDULER else f"worker-{fleet.number(item)}"
             path = folder / f"{role}.log"
             path.write_text(live.get(role) or api.console(ec2, item["InstanceId"]), encoding="utf-8")
             yield role, path
@@ -260,7 +270,7 @@ class Ec2:
 
     def _machines(self, name: str) -> list[dict[str, Any]]:
         if self.fake and not rehearsal.inside():
-            return _rehearsed(name)
+            return fleet.rehearsed(name)
         return api.machines(self._ec2(), name)
 
     def _check_money(self, found: Sequence[Mapping[str, Any]], workers: int) -> None:
@@ -268,7 +278,7 @@ class Ec2:
         if self.max_cost is None:
             return
         begun = min(datetime.fromisoformat(str(item["LaunchTime"])) for item in found)
-        now, ends = datetime.now(UTC), _time(api.tags(found[0])[api.EXPIRES])
+        now, ends = datetime.now(UTC), fleet.time_of(api.tags(found[0])[api.EXPIRES])
         spent = self.rate(len(found) - 1)[0] * (now - begun).total_seconds() / 3600
         total = spent + self.rate(workers)[0] * (ends - now).total_seconds() / 3600
         if total > self.max_cost:
@@ -311,15 +321,15 @@ class Ec2:
     def _record(
         self, name: str, found: Sequence[Mapping[str, Any]], options: Mapping[str, Any], details: Mapping[str, Any]
     ) -> Record:
-        scheduler = next((item for item in found if _role(item) == _SCHEDULER), {})
+        scheduler = next((item for item in found if fleet.role(item) == fleet.SCHEDULER), {})
         address = scheduler.get("PublicIpAddress") or scheduler.get("PrivateIpAddress")
         return Record(
             name=name,
             target=self.target,
-            workers=sum(_role(item) == "worker" for item in found),
+            workers=sum(fleet.role(item) == "worker" for item in found),
             host=socket.gethostname(),
             user=os.getuid(),
-            created=str((scheduler or found[0])["LaunchTime"]).replace(" ", "T"),
+            created=str(next((item["LaunchTime"] for item in [scheduler, *found] if item), "")).replace(" ", "T"),
             state="up",
             address=f"tls://{address}:{userdata.PORT}" if address else "",
             options=dict(options),
@@ -339,14 +349,14 @@ class Ec2:
             python=environment.python(),
             packages=() if self.installed else environment.packages(),
             first=self.first,
-            noted={"cluster": name, "options": _given(self)} if role == _SCHEDULER else {"cluster": name},
+            noted={"cluster": name, "options": _given(self)} if role == fleet.SCHEDULER else {"cluster": name},
         )
 
     def _order(self, ec2: Any, name: str, keys: Path, tags: Mapping[str, str], **given: Any) -> Order:
         from clusterglm.clusters.cloud.ec2_cluster import Order
 
         content = {file: (keys / file).read_text() for file in tls.FILES}
-        ends = _time(tags[api.EXPIRES])
+        ends = fleet.time_of(tags[api.EXPIRES])
 
         def script(role: str, number: int, address: str) -> str:
             left = (ends - datetime.now(UTC)).total_seconds()
@@ -384,23 +394,25 @@ class Ec2:
             asyncio.run(ec2_cluster.start_workers(order, address, numbers))
         except BaseException:
             found = api.machines(ec2, record.name)
-            new = [item["InstanceId"] for item in found if _role(item) == "worker" and _number(item) in numbers]
+            new = [
+                item["InstanceId"] for item in found if fleet.role(item) == "worker" and fleet.number(item) in numbers
+            ]
             if new:
                 api.terminate(ec2, new)
             raise
 
-    def _connected(self, record: Record, timeout: float | None = None) -> Client:
+    def _connected(self, record: Record, timeout: float | None = None, **given: Any) -> Client:
         cure = f"clusterglm down {record.name}"
         keys = Path(record.details["keys"])
-        known = {"what": "cluster", "value": record.name, "cure": cure, "timeout": timeout, "keys": keys}
-        return connect(record.address, **known)  # type: ignore[arg-type]
+        known = {"what": "cluster", "value": record.name, "cure": cure, "timeout": timeout, "keys": keys, **given}
+        return connect(record.address, **known)
 
     def _await(self, ec2: Any, client: Client, name: str, machines: int, until: float) -> None:
         """Wait until as many machines as asked for have workers; a machine that ends meanwhile is an error."""
         looked = time.monotonic()
         while True:
             named = client.scheduler_info(n_workers=-1)["workers"].values()
-            come = {_machine_of(each["name"], name) for each in named}
+            come = {fleet.machine_of(each["name"], name) for each in named}
             if len(come) == machines:
                 return
             if time.monotonic() - looked > _LOOK_SECONDS:
@@ -418,11 +430,17 @@ class Ec2:
             wanted = [{"Name": f"tag:{api.CLUSTER}", "Values": [name]}]
             pages = ec2.get_paginator("describe_instances").paginate(Filters=wanted)
             found = [item for page in pages for r in page["Reservations"] for item in r["Instances"]]
-        alive = {_number(item) for item in found if _role(item) == "worker" and item["State"]["Name"] in _BORN}
+        alive = {
+            fleet.number(item) for item in found if fleet.role(item) == "worker" and item["State"]["Name"] in fleet.BORN
+        }
         if len(come | alive) >= machines:
             return
         for item in found:
-            if _role(item) == "worker" and item["State"]["Name"] not in _BORN and _number(item) not in come | alive:
+            if (
+                fleet.role(item) == "worker"
+                and item["State"]["Name"] not in fleet.BORN
+                and fleet.number(item) not in come | alive
+            ):
                 why = item.get("StateReason", {}).get("Message", "") or item["State"]["Name"]
                 words = failed_boot(why, api.console(ec2, item["InstanceId"]))
                 raise ClusterError(api.tags(item)["Name"], item["InstanceId"], words)
@@ -434,10 +452,10 @@ class Ec2:
             client = self._connected(record, timeout=5)
             try:
                 names = {a: each["name"] for a, each in client.scheduler_info(n_workers=-1)["workers"].items()}
-                logs[_SCHEDULER] = _lines(client.get_scheduler_logs())
+                logs[fleet.SCHEDULER] = fleet.lines(client.get_scheduler_logs())
                 for address, lines in client.get_worker_logs().items():
-                    role = f"worker-{_machine_of(names[address], record.name)}"
-                    logs[role] = logs.get(role, "") + _lines(lines)
+                    role = f"worker-{fleet.machine_of(names[address], record.name)}"
+                    logs[role] = logs.get(role, "") + fleet.lines(lines)
             finally:
                 client.close()
         return logs
@@ -448,46 +466,6 @@ def _given(launcher: Ec2) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(launcher).items() if value not in (None, ())}
 
 
-def _rehearsed(name: str | None = None) -> list[dict[str, Any]]:
-    """Return the machines of a cluster, or of all, in a rehearsal that is looked at from outside."""
-    if rehearsal.inside():
-        return []
-    return [
-        item
-        for item in rehearsal.instances()
-        if item["State"]["Name"] in _BORN and (found := api.tags(item).get(api.CLUSTER)) and name in (None, found)
-    ]
-
-
 def _keys_folder(name: str) -> Path:
     registry.private_folder(registry.state_folder() / "clusters")
     return registry.private_folder(registry.run_folder(name)) / "tls"
-
-
-def _role(item: Mapping[str, Any]) -> str:
-    return api.tags(item).get(api.ROLE, "")
-
-
-def _number(item: Mapping[str, Any]) -> int:
-    return int(api.tags(item)["Name"].rpartition("-")[2])
-
-
-def _order_of(item: Mapping[str, Any]) -> tuple[bool, int]:
-    return (False, 0) if _role(item) == _SCHEDULER else (True, _number(item))
-
-
-def _machine_of(worker: object, name: str) -> int:
-    """Return the number of the machine of a worker: ``demo-3`` alone on it, ``demo-3-0`` where there are several."""
-    return int(str(worker).removeprefix(f"{name}-").partition("-")[0])
-
-
-def _expires(seconds: float) -> str:
-    return f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y%m%dt%H%M%Sz}"
-
-
-def _time(text: str) -> datetime:
-    return datetime.strptime(text, "%Y%m%dt%H%M%Sz").replace(tzinfo=UTC)
-
-
-def _lines(logged: Sequence[tuple[str, str]]) -> str:
-    return "".join(f"{text}\n" for _, text in reversed(logged))
