@@ -108,6 +108,16 @@ def test_a_refusal_is_told_with_its_cure_and_leaves_nothing(
 
 
 @pytest.mark.full
+def test_where_no_spot_machine_is_free_an_ordinary_one_is_taken(clusterglm: Cli, faults: Any) -> None:
+    done = clusterglm(*UP, "--name", "cheap", "--spot", env=faults(2, "InsufficientInstanceCapacity", "RunInstances"))
+    assert done.returncode == 0, done.stderr
+    assert "no spot machine (InsufficientInstanceCapacity), an ordinary one instead" in done.stderr
+    kinds = sorted(item.get("InstanceLifecycle", "ordinary") for item in ec2.everything()["machines"])
+    assert kinds == ["ordinary", "ordinary", "spot"]
+    assert clusterglm("down", "cheap").returncode == 0
+
+
+@pytest.mark.full
 def test_throttling_and_failures_of_aws_are_waited_out(clusterglm: Cli, faults: Any) -> None:
     done = clusterglm(*UP, "--name", "patient", env=faults(fault="every-3:RequestLimitExceeded"))
     assert done.returncode == 0, done.stderr

@@ -49,7 +49,6 @@ class Order:
     key_name: str | None = None
     instance_profile: str | None = None
     spot: bool = False
-    spot_only: bool = False
     boot_seconds: float = 600.0
     tell: Callable[[str], None] = field(default=lambda _: None)
 
@@ -76,7 +75,7 @@ class Machine(EC2Instance):  # type: ignore[misc]
         try:
             return await super().create_vm()  # type: ignore[no-any-return]
         except botocore.exceptions.ClientError as error:
-            if self.spot and not order.spot_only and error.response["Error"]["Code"] in _NO_SPOT:
+            if self.spot and error.response["Error"]["Code"] in _NO_SPOT:
                 order.tell(f"{self.name}: no spot machine ({error.response['Error']['Code']}), an ordinary one instead")
                 self.spot = False
                 return await super().create_vm()  # type: ignore[no-any-return]

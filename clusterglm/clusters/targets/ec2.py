@@ -65,10 +65,13 @@ class Ec2:
     image: str | None = option(help="The machine image; by default the newest Ubuntu 24.04.", parse=words.word)
     disk: int | None = option(help=f"Disk of each machine, such as 100GB.  [default: {DISK}GB]", parse=of.gigabytes)
     instance_profile: str | None = option(help="The role of the machines, to read data with.", parse=words.word)
-    key_name: str | None = option(help="A key pair of yours, for clusterglm ssh.", parse=words.word)
+    key_name: str | None = option(help="A key pair of yours, to log in with; opens port 22 to you.", parse=words.word)
     allow_cidr: tuple[str, ...] = repeated(
         help="Addresses that may reach the scheduler; by default your own; may be repeated.",
         parse=of.address_range,
+    )
+    spot: bool | None = option(
+        help="Workers on spot machines, on ordinary ones where there are none.", parse=of.switch, flag=True
     )
     private: bool | None = option(help="No public addresses: you are in the network.", parse=of.switch, flag=True)
     installed: bool | None = option(
@@ -374,6 +377,7 @@ class Ec2:
             script=script,
             nonce=secrets.token_hex(8),
             private=bool(self.private),
+            spot=bool(self.spot),
             key_name=self.key_name,
             instance_profile=self.instance_profile,
             **given,
