@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterglm.errors import UsageError, unknown
@@ -85,7 +86,7 @@ class Request:
     start: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("solver", "data"):  # paths may come as Path objects
+        for name in ("solver", "data", "start"):  # paths may come as Path objects
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(getattr(self, name)))
         for name in ("features", "categorical"):
@@ -248,8 +249,8 @@ class Request:
         from clusterglm.glm.model import STARTS, Model
         from clusterglm.glm.solvers import refuse_kink
 
-        if self.start not in STARTS:
-            raise unknown("--start", self.start, STARTS)
+        if self.start not in STARTS and not Path(self.start).exists():
+            raise unknown("--start", self.start, (*STARTS, "RUN"))
         penalty, lamduh = self.penalty, self.lamduh
         strength = self.alpha is not None or self.lamduh is not None
         if penalty is None:

@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from clusterglm import groups
 from clusterglm.data.rows import Rows
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.inference import Wanted
-from clusterglm.glm.model import Fit, Limits, Model
+from clusterglm.glm.model import STARTS, Fit, Limits, Model
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.start import Look
 from clusterglm.glm.theta import fit_theta
 from clusterglm.glm.trace import Iteration
+from clusterglm.model import load_model
 from clusterglm.progress import Progress
 from clusterglm.request import ESTIMATE, Request
 
@@ -42,6 +45,8 @@ def solve(
         progress.iteration(row, null_objective, rows.rows)
 
     limits = Limits(request.tolerance, request.max_passes, request.start, on_pass=on_pass, on_iteration=tell)
+    if request.start not in STARTS:
+        limits = replace(limits, begin=_earlier(request, names))
     wanted = None
     if request.summary:
         told = rows if request.groups is not None else None
@@ -52,7 +57,21 @@ def solve(
 
     def at(model: Model, begin: Any, last: bool) -> Fit:
         told = wanted if last else None
-        given = replace(limits, begin=begin)
+        given = limits if begin is None else replace(limits, begin=begin)
         return fit_rows(inner, names, model, solver, given, (), rows.locate, target, None if last else seen, told)
 
     return fit_theta(inner, request.model, at)
+
+
+def _earlier(request: Request, names: Sequence[str]) -> np.ndarray:
+    """Return the coefficients of an earlier fit, (p,) with the intercept first, 0 for columns that it had not.
+
+    Raises
+    ------
+    DataError
+        No such model.
+    """
+    model = load_model(request.start)
+    known = dict(zip(model.feature_names, model.coefficients, strict=True))
+    first = [model.intercept or 0.0] if request.model.intercept else []
+    return np.array([*first, *(known.get(name, 0.0) for name in names)], dtype=np.float64)

@@ -114,7 +114,7 @@ def fit(
     ),
     max_passes: int | None = typer.Option(None, metavar="N", help="Passes over the data at most.  [default: 1000]"),
     start: str | None = typer.Option(
-        None, metavar="S", help="Begin at the fit of a sample (auto) or at the null model (null).  [default: auto]"
+        None, metavar="S", help="Begin at a sample's fit (auto), the null model (null), or an earlier run's folder."
     ),
     out: str | None = typer.Option(None, metavar="DIR", help="The run folder.  [default: runs/<date-time>-<solver>]"),
     overwrite: bool = typer.Option(False, help="Replace the run in --out."),

@@ -62,7 +62,7 @@ def look(rows: Rows, model: Model, columns: int, which: str) -> Look:
 
     One pass. ``columns`` counts the intercept's.
     """
-    if which == "null" or not (count := sample_rows(rows.rows, columns)):
+    if which != "auto" or not (count := sample_rows(rows.rows, columns)):
         return Look(rows.sum(scan, model.family)[0], None)
     return Look(*rows.sum(scan_and_draw, model.family, max(rows.rows // count, 1)))
 
