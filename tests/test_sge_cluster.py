@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def test_a_cluster_lives_and_ends(
     logs = [text.split()[1] for text in there("logs", "lab").stdout.splitlines() if text.startswith("==> ")]
     assert len(logs) == 5
     assert logs[0].startswith("scheduler-")
+    assert all(re.fullmatch(r"worker-\d+_\d+", name) for name in logs[1:])
     forget()
     done = there("down", "lab")
     assert done.returncode == 0, done.stderr

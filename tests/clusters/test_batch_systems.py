@@ -144,6 +144,35 @@ def test_scripts_are_clean_shell_that_holds_libraries_to_one_thread(tmp_path: Pa
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    ("target", "variables", "log", "worker"),
+    [
+        ("pbs", "PBS_JOBID=12[5].server PBS_ARRAY_INDEX=5", "worker-12_5.log", "lab-12-5"),
+        ("pbs", "PBS_JOBID=12.server", "worker-12_0.log", "lab-12-0"),
+        ("moab", "PBS_JOBID=12[5].server PBS_ARRAYID=5", "worker-12_5.log", "lab-12-5"),
+        ("sge", "JOB_ID=12 SGE_TASK_ID=5", "worker-12_5.log", "lab-12-5"),
+        ("lsf", "LSB_JOBID=12 LSB_JOBINDEX=5", "worker-12_5.log", "lab-12-5"),
+        ("oar", "OAR_JOB_ID=12", "worker-12_0.log", "lab-12-0"),
+        ("htcondor", "", "worker-12_5.log", "lab-12-5"),
+    ],
+)
+def test_every_task_has_a_log_and_a_name_of_its_own(
+    tmp_path: Path, target: str, variables: str, log: str, worker: str
+) -> None:
+    """As the shell makes them of what the system tells a job."""
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    steps = plan(target, tmp_path, python=str(tmp_path / "python")).steps
+    logs = Path(steps["folder"], "logs")
+    logs.mkdir(parents=True)
+    given = ["env", *variables.split(), "bash", "-s", "12", "5"]
+    subprocess.run(given, input=steps["worker.sh"], text=True, check=True)
+    (found,) = logs.iterdir()
+    assert found.name == log
+    words = found.read_text().split()
+    assert words[words.index("--name") + 1] == worker
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     text=st.text(max_size=30) | st.sampled_from(["a\n#PBS -q x", "$(id)", "`id`", "a;id", "-x", "a b", "'", '"', "\0"])

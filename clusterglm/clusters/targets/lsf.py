@@ -29,7 +29,7 @@ class LSFQueue(Commands):
     system = "lsf"
     by_stdin = True
     ended = re.compile("Job has already finished|No matching job found|Job not found|No unfinished job found")
-    number, task = "$LSB_JOBID", "$LSB_JOBINDEX"
+    number, task = "${LSB_JOBID}", "${LSB_JOBINDEX}"
     forsake = 'bkill "$LSB_JOBID" || true'
 
     def here(self) -> bool:

@@ -32,7 +32,7 @@ class OARQueue(Commands):
     system = "oar"
     ended = re.compile("already (killed|terminated)|job was not found|cannot be deleted|unknown job", re.IGNORECASE)
     throttles = False
-    number, task = "$OAR_JOB_ID", "0"
+    number, task = "${OAR_JOB_ID}", "0"
     forsake = "true"  # each job of an array finds out by itself
 
     def here(self) -> bool:

@@ -32,7 +32,7 @@ class SGEQueue(Commands):
 
     system = "sge"
     ended = re.compile("do(es)? not exist|already in deletion")
-    number, task = "$JOB_ID", "$SGE_TASK_ID"
+    number, task = "${JOB_ID}", "${SGE_TASK_ID}"
     forsake = 'qdel "$JOB_ID"'  # this task too, which has nothing left to do
 
     def here(self) -> bool:
