@@ -129,7 +129,7 @@ def test_pending_is_shown_with_its_reason_and_a_fit_waits_for_it(slurm: Any, clu
     assert done.returncode == 4
     assert "is pending" in done.stderr
     assert clusterglm("scale", "queued", 1).returncode == 4
-    fit = begin("fit", "newton", "--rows", 1000, "--cluster", "queued", "--min-workers", 1)
+    fit = begin("fit", "newton", "--rows", 1000, "--cluster", "queued")
     fit.until(lambda: "waiting for queued: its scheduler is pending (" in fit.said)
     slurm.command("scancel", "-n", "wrap")
     assert fit.ended(120) == 0, fit.said

@@ -159,8 +159,10 @@ def fit(
     last = contextlib.ExitStack()
     if then_down:
         last.callback(take_down, cluster)
-    with last, one_interruption(checkpoint), where.client(display.phase) as (client, ask_for), display:
-        if client is not None and least is not None:
+    with last, one_interruption(checkpoint), where.client(display.phase) as (client, crew), display:
+        if client is not None and crew is not None:
+            crew.gather(client, where.seconds, display.phase)
+        elif client is not None and least is not None:
             from clusterglm.clusters.workers import await_workers
 
             await_workers(client, least, where.seconds, display.phase)
@@ -169,7 +171,7 @@ def fit(
             out=out,
             resume=resume,
             overwrite=overwrite,
-            ask_for=ask_for,
+            ask_for=None if crew is None else crew.ask_for,
             hourly=where.hourly(),
             most_workers=most,
             progress=display,

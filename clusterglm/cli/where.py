@@ -20,6 +20,8 @@ from clusterglm.units import parse_count, parse_duration, parse_memory
 if TYPE_CHECKING:
     from distributed import Client
 
+    from clusterglm.clusters.crew import Crew
+
 _CLEANING_SECONDS = 4.0  # after a signal
 
 # The options of every command that works on a cluster, said once.
@@ -102,8 +104,8 @@ class Where:
         return float(dollars) if complete else None
 
     @contextlib.contextmanager
-    def client(self, phase: Callable[[str], object]) -> Iterator[tuple[Client | None, Callable[[int], object] | None]]:
-        """Yield the client of a running cluster and how to ask it for workers; None where none is named.
+    def client(self, phase: Callable[[str], object]) -> Iterator[tuple[Client | None, Crew | None]]:
+        """Yield the client of a running cluster, and its workers where they can be asked for; None for none.
 
         A cluster that waits in the queue of a batch system is waited for; ``phase`` is called with what for.
 
@@ -137,7 +139,7 @@ class Where:
 
         with quiet():  # a scheduler that goes is told in one line, by the command
             try:
-                yield client, crew.ask_for if crew is not None else None
+                yield client, crew
             finally:
                 if crew is not None:
                     crew.release()

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _PATIENCE = 10.0
 _GLANCE = 0.25
 _TRIES = 5
+_ASK_WHY = 10.0  # seconds between two questions to a queue
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,17 @@ def workers(client: Client) -> list[Worker]:
     return sorted(listed, key=lambda worker: (len(worker.name), worker.name))
 
 
-def await_workers(client: Client, count: int, timeout: float | None, tell: Callable[[str], object]) -> None:
+def await_workers(
+    client: Client,
+    count: int,
+    timeout: float | None,
+    tell: Callable[[str], object],
+    why: Callable[[], str] = lambda: "",
+) -> None:
     """Wait until ``count`` workers have come, and keep their scheduler from ending as idle meanwhile.
 
     ``timeout`` is in seconds, None for as long as it takes: jobs may wait in a queue. ``tell`` is called with words
-    whenever some have come.
+    whenever some have come, or ``why`` has another word for what the others wait for; that is asked now and then.
 
     Raises
     ------
@@ -57,7 +64,7 @@ def await_workers(client: Client, count: int, timeout: float | None, tell: Calla
         They are too few after ``timeout`` seconds, or the scheduler has gone.
     """
     until = math.inf if timeout is None else time.monotonic() + timeout
-    address, before = client.scheduler.address, -1
+    address, told, reason, asked = client.scheduler.address, "", "", -math.inf
     while True:
         try:
             come = len(client.scheduler_info(n_workers=-1)["workers"])
@@ -68,9 +75,12 @@ def await_workers(client: Client, count: int, timeout: float | None, tell: Calla
             if client.status == "running":
                 raise
             raise ClusterError("cluster", address, "the scheduler is gone") from error
-        if come != before:
-            tell(f"waiting for workers: {come} of {count} have come")
-            before = come
+        if time.monotonic() - asked > _ASK_WHY:
+            reason, asked = why(), time.monotonic()
+        text = f"waiting for workers: {come} of {count} have come" + (f" ({reason})" if reason else "")
+        if text != told:
+            tell(text)
+            told = text
         if time.monotonic() > until:
             cure = "see their logs, raise --timeout, or lower --min-workers"
             raise ClusterError("workers", f"{come} of {count} after {timeout:.0f} s", cure)

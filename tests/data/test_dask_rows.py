@@ -213,3 +213,15 @@ def test_f9_a_task_longer_than_the_workers_time_to_live_keeps_its_worker() -> No
         (worked,) = rows.sum(long_products, 12.0)
         assert (int(worked), rows.troubles) == (before, [])
         assert list(client.run(os.getpid).values()) == [before]
+
+
+@pytest.mark.parametrize(("most", "wished"), [(None, []), (2, [2]), (100, [37])])
+def test_as_many_workers_are_asked_for_as_have_chunks(client: Any, most: int | None, wished: list[int]) -> None:
+    """None beyond those that are there unless more, or fewer, are allowed for."""
+    made = planned(GENERATED, False, chunk_rows=8192)
+    assert made.chunks == 37
+    asked: list[int] = []
+    make = GENERATED.make(made, False)
+    rows = DaskRows(client, make, made, GENERATED.locate, asked.append, most=most).load()
+    assert asked == wished
+    rows.close()
