@@ -106,7 +106,7 @@ class DaskRows:
     def load(self) -> DaskRows:
         """Make all chunks and wait for them. Raises what a loader raised: ``DataError`` for bad data."""
         self._threads, self._looked = self._workers(), time.monotonic()
-        self._keep(len(self._threads))
+        self._keep()
         homes = place(self._homes, self._threads) if self._threads else None
         self._homes = list(homes or self._homes)
         self.chunks = self.make(self.client, range(self.plan.chunks), 0, homes)
@@ -197,7 +197,7 @@ class DaskRows:
         if time.monotonic() - self._looked < _SETTLED:
             return
         self._looked, threads = time.monotonic(), self._workers()
-        self._keep(len(threads))
+        self._keep()
         if threads and threads != self._threads:
             self._threads, self._moves = threads, _MOVES
         if not threads or not self._moves:
@@ -210,12 +210,12 @@ class DaskRows:
             self._shares = []
             self._make_again(moved, homes)
 
-    def _keep(self, present: int) -> None:
-        """Ask for the workers that are missing, or for fewer where some can have no work; that may take its time."""
+    def _keep(self, at_work: bool = False) -> None:
+        """Ask for the workers that are missing, or between two passes for fewer where some can have no work."""
         if self.ask_for is None or time.monotonic() - self._asked < _ASKED:
             return
-        if present < self.wanted or (self.most is not None and present > self.wanted):
-            self._asked = time.monotonic()
+        self._asked, present = time.monotonic(), len(self._workers())
+        if present < self.wanted or (self.most is not None and present > self.wanted and not at_work):
             self.ask_for(self.wanted)
 
     def _make_again(self, indices: list[int], homes: Sequence[str] | None) -> None:
@@ -252,6 +252,7 @@ class DaskRows:
                 wait(futures, timeout=min(_GLANCE, self.limit))
                 return
             except TimeoutError:
+                self._keep(at_work=True)
                 finished = sum(future.done() for future in (*self.chunks, *futures))
                 before, stranded = stranded, self._stranded()
                 if finished != done:
