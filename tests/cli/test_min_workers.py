@@ -44,10 +44,10 @@ def test_a_fit_has_as_many_workers_as_it_may_and_gives_them_back(cli: Any, home:
 
 
 def test_workers_that_are_waited_for_keep_their_scheduler_awake(cli: Any, begin: Any, home: Any, tmp_path: Any) -> None:
-    up = cli("up", "local", "--workers", 1, "--memory", "1GB", "--name", "brief", "--idle-timeout", "4s")
+    up = cli("up", "local", "--workers", 1, "--memory", "1GB", "--name", "brief", "--idle-timeout", "8s")
     assert up.returncode == 0
-    waited = cli("fit", "admm", "--rows", "2e4", "--cluster", "brief", "--min-workers", 2, "--timeout", "10s")
-    assert "workers (1 of 2 after 10 s)" in waited.stderr
+    waited = cli("fit", "admm", "--rows", "2e4", "--cluster", "brief", "--min-workers", 2, "--timeout", "14s")
+    assert "workers (1 of 2 after 14 s)" in waited.stderr
     assert cli("down", "brief").returncode == 0
 
 
