@@ -15,6 +15,7 @@ from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Launcher, Record, configured
 from clusterglm.clusters.registry import Registry, checked_name, not_known
 from clusterglm.clusters.targets import TARGETS
+from clusterglm.clusters.targets.onhosts import OnHosts
 from clusterglm.errors import ClusterError, unknown
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def connect_cluster(
         raise ClusterError(what, name, f"being taken down by pid {holder.get('pid')} on {holder.get('host')}")
     check_alive(launcher, record, what)
     return connect(
-        record.address,
+        launcher.reached(record) if isinstance(launcher, OnHosts) else record.address,
         what=what,
         value=name,
         cure=f"clusterglm down {name}",

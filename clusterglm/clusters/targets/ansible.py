@@ -85,7 +85,7 @@ class Ansible(OnHosts):
         if workers_ > len(hosts):
             raise UsageError("N", workers_, f"more than the {len(hosts)} hosts: a host has one worker")
         client = connect(
-            record.address, what="cluster", value=record.name, timeout=timeout, keys=Path(record.details["keys"])
+            self.reached(record), what="cluster", value=record.name, timeout=timeout, keys=Path(record.details["keys"])
         )
         try:
             heads = tuple(f"{record.name}-{host.name}" for host in hosts[workers_:])

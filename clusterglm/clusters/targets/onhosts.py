@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from clusterglm.clusters import registry, tls, words
 from clusterglm.clusters.hosts.channel import Channel
 from clusterglm.clusters.hosts.commands import SCHEDULER, WORKER
 from clusterglm.clusters.hosts.host import Host, Hosts, parse_hosts, read_host, read_hosts
+from clusterglm.clusters.hosts.tunnel import tunnel
 from clusterglm.clusters.hosts.workers import addresses
 from clusterglm.clusters.launcher import Member, Record, State, option
 from clusterglm.errors import UsageError
 
+_KNOCK_SECONDS = 3.0
 _OF_HERE = ("hosts", "ssh_config", "known_hosts")  # options that mean nothing on another machine
 
 
@@ -79,7 +82,13 @@ class OnHosts:
             created=str(plan.get("created", "")),
             state="up",
             options=options,
-            details={"cluster": cluster, SCHEDULER: head.name, "keys": str(folder / "tls"), "hosts": known},
+            details={
+                "cluster": cluster,
+                SCHEDULER: head.name,
+                "keys": str(folder / "tls"),
+                "hosts": known,
+                "processes": int(given.get("processes") or 1),
+            },
             **addresses(head, parts[head]),
         )
 
@@ -139,6 +148,21 @@ class OnHosts:
                     path = folder / f"{Path(name).stem}-{host.name}.log"
                     path.write_text(found[name], encoding="utf-8")
                     yield path.stem, path
+
+    def reached(self, record: Record) -> str:
+        """Return an address of the scheduler that this machine reaches: its own, or else one through SSH.
+
+        Raises
+        ------
+        ClusterError
+            There is neither.
+        """
+        host, _, port = record.address.rpartition("://")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        except OSError:
+            return tunnel(self.channel, self._head(record), record.address)
+        return record.address
 
     @property
     def channel(self) -> Channel:

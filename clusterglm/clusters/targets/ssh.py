@@ -102,14 +102,13 @@ class Ssh(OnHosts):
         self._tell(why, tell)
         keys = tls.make(registry.cluster_folder(plan.name) / "tls")
         details: dict[str, Any] = {"cluster": plan.steps["cluster"], "keys": str(keys), SCHEDULER: head.name}
-        details |= {"hosts": {host.name: host.written for host in (head, *chosen)}}
+        details |= {"hosts": {host.name: host.written for host in (head, *chosen)}, "processes": self.processes or 1}
         record = dataclasses.replace(record, host=head.name, options=plan.options, details=details)
         save(record)
         starter = self._starter(record, wanted)
         record = dataclasses.replace(record, workers=len(chosen), **starter.scheduler(head, self._scheduler()))
         save(record)
-        cure = f"open its port between here and {head.name} (--port, --interface)"
-        client = connect(record.address, what="--name", value=plan.name, timeout=timeout, keys=keys, cure=cure)
+        client = connect(self.reached(record), what="--name", value=plan.name, timeout=timeout, keys=keys)
         try:
             lost = starter.workers(chosen, self._worker(plan.name), record.address)
             rest, seconds = [host for host in chosen if host not in lost], max(1.0, until - time.monotonic())
@@ -134,14 +133,11 @@ class Ssh(OnHosts):
         answers, errors = self.channel.ask_all(hosts, "look", name=record.name)
         present = [host for host, found in answers.items() if WORKER in found.get(cluster, {"roles": {}})["roles"]]
         coming = [host for host in answers if host not in present][: max(0, workers_ - len(present))]
-        if len(present) + len(coming) < workers_:
-            why = {host: error.cure for host, error in errors.items()}
-            raise fitness.refused(why, len(hosts), f"scale {record.name} {len(present) + len(coming)} is possible")
         known = record.details["hosts"] | {host.name: host.written for host in coming}
         record = dataclasses.replace(record, workers=workers_, details=record.details | {"hosts": known})
         registry.Registry().save(record)  # before anything runs on a host that was not among them
         keys = Path(record.details["keys"])
-        client = connect(record.address, what="cluster", value=record.name, timeout=timeout, keys=keys)
+        client = connect(self.reached(record), what="cluster", value=record.name, timeout=timeout, keys=keys)
         try:
             self._retire(client, record, present[workers_:])
             starter = self._starter(record, workers_)
@@ -150,8 +146,9 @@ class Ssh(OnHosts):
             lost |= starter.arrived(client, rest, self.processes or 1, timeout, lambda _: None)
         finally:
             client.close()
-        if lost:
-            raise fitness.refused(lost, workers_, f"see clusterglm logs {record.name}")
+        if len(present) + len(coming) - len(lost) < workers_:
+            lost |= {host: error.cure for host, error in errors.items()}
+            raise fitness.refused(lost, len(hosts), f"the others work; see clusterglm logs {record.name}")
         return record
 
     def stop(self, record: Record) -> int:
