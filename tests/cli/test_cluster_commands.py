@@ -312,7 +312,7 @@ def test_a_cluster_being_taken_down_is_refused(lab: dict[str, Any], cli: Cli) ->
 
 
 def test_an_idle_cluster_ends_by_itself(cli: Cli) -> None:
-    done = cli("up", "local", "--name", "idle", "--workers", 1, "--memory", "1GB", "--idle-timeout", "2s")
+    done = cli("up", "local", "--name", "idle", "--workers", 1, "--memory", "1GB", "--idle-timeout", "6s")
     assert done.returncode == 0
     wait_for(lambda: not family("idle"), 60)
     done = cli("up", "local", "--name", "idle", "--workers", 1, "--memory", "1GB")
