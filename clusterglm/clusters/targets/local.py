@@ -32,6 +32,7 @@ from clusterglm.units import parse_count, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     import psutil
+    from distributed import Client
 
 _TAG, _ROLE, _STATE, _OPTIONS = "CLUSTERGLM_CLUSTER", "CLUSTERGLM_ROLE", "CLUSTERGLM_STATE", "CLUSTERGLM_OPTIONS"
 _SCHEDULER, _WORKER = "scheduler", "worker-"
@@ -118,7 +119,7 @@ class Local:
             time.sleep(0.05)
         record = dataclasses.replace(record, **_addresses(folder))
         save(record)
-        client = connect(record.address, what="--name", value=plan.name, timeout=max(1.0, until - time.monotonic()))
+        client = _connected(record, started, folder, until)
         try:
             while (arrived := len(client.scheduler_info(n_workers=-1)["workers"])) < plan.size.workers:
                 _check_alive(started, folder)
@@ -367,6 +368,17 @@ def _check_alive(started: dict[str, subprocess.Popen[bytes]], folder: Path) -> N
         role, code = next(iter(dead.items()))
         lines = (folder / f"{role}.log").read_text(errors="replace").strip().splitlines() or ["(empty log)"]
         raise ClusterError("local", f"{role}, exit {code}", f"{len(dead)} processes died at the start: {lines[-1]}")
+
+
+def _connected(record: Record, started: dict[str, subprocess.Popen[bytes]], folder: Path, until: float) -> Client:
+    """Return a client of the new scheduler, which may be busy, or may have ended itself meanwhile."""
+    while True:
+        try:
+            return connect(record.address, what="--name", value=record.name)
+        except ClusterError:
+            _check_alive(started, folder)
+            if time.monotonic() > until:
+                raise
 
 
 def _check_time(until: float, timeout: float, arrived: int, plan: Plan) -> None:
