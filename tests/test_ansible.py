@@ -139,38 +139,60 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(next(folder.glob("*.whl")))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_from_bare_hosts_to_a_fit_and_away(lab: Any, tmp_path: Path, wheel: str) -> None:
-    listed = inventory(tmp_path, lab, wheel)
-    play = ("ansible-playbook", "-i", listed, f"--ssh-extra-args=-F {lab.config}", "-e", "cluster_files_name=lab")
-    env = CONFIGURED | os.environ | {"ANSIBLE_HOME": str(tmp_path / "ansible")}
-    env["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+class Desk:
+    """Runs commands and playbooks at the lab's desk."""
 
-    def at_desk(*words: object) -> Any:
-        command = [*lab.desk, sys.executable, "-m", "clusterglm.cli", *map(str, words)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
+    def __init__(self, lab: Any, folder: Path, wheel: str) -> None:
+        self.lab, self.inventory = lab, inventory(folder, lab, wheel)
+        self.env = CONFIGURED | os.environ | {"ANSIBLE_HOME": str(folder / "ansible")}
+        self.env["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 
-    def playbook(name: str, *words: str) -> dict[str, int]:
-        command = [*lab.desk, *map(str, play), *words, str(ANSIBLE / name)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [*self.lab.desk, *map(str, words)]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=280, check=False)
+
+    def clusterglm(self, *words: object) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "clusterglm.cli", *words)
+
+    def playbook(self, name: str, *words: str) -> dict[str, int]:
+        """Return how many tasks have changed something, by host."""
+        reach = ("-i", self.inventory, f"--ssh-extra-args=-F {self.lab.config}")
+        done = self.run("ansible-playbook", *reach, "-e", "cluster_files_name=lab", *words, ANSIBLE / name)
         assert done.returncode == 0, done.stdout + done.stderr
         return changed(done.stdout)
 
-    assert all(playbook("site.yml", "--check", "--limit", "node1").values())
-    assert not lab.left()
-    done = at_desk("up", "ansible", listed, "--name", "lab", "--json")
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_bare_hosts_to_a_fit_and_away(lab: Any, tmp_path: Path, wheel: str) -> None:
+    desk = Desk(lab, tmp_path, wheel)
+    done = desk.clusterglm("up", "ansible", desk.inventory, "--name", "lab", "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert (record["target"], record["workers"]) == ("ansible", 4)
     assert record["address"] == f"tls://{lab.addresses['node1']}:8786"
     log = Path(os.environ["XDG_STATE_HOME"], "clusterglm", "clusters", "lab", "site.log").read_text()
     assert all(changed(log).values()), log
-    assert playbook("site.yml") == dict.fromkeys(lab.nodes, 0)
-    done = at_desk("fit", "admm", "--rows", "1e4", "--cluster", "lab", "--quiet", "--json", "--out", tmp_path / "run")
-    assert (json.loads(done.stdout)["workers"], json.loads(done.stdout)["blas_threads"]) == (4, 1)
-    done = at_desk("down", "lab")
+    assert desk.playbook("site.yml") == dict.fromkeys(lab.nodes, 0)
+    assert len(json.loads(desk.clusterglm("status", "lab", "--json").stdout)["worker"]) == 4
+    done = desk.clusterglm("down", "lab")
     assert (done.returncode, done.stderr) == (0, "note: lab: 5 processes ended\n")
+    assert not lab.left()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_playbooks_alone_rehearse_scale_and_remove_all(lab: Any, tmp_path: Path, wheel: str) -> None:
+    desk = Desk(lab, tmp_path, wheel)
+    assert all(desk.playbook("site.yml", "--check").values())
+    assert not lab.left()
+    assert all(desk.playbook("site.yml").values())
+    row = desk.clusterglm("ls", "--hosts", desk.inventory).stdout.splitlines()[1].split()
+    assert row[:4] == ["lab", "ansible", "up", "4"]
+    assert desk.clusterglm("scale", "lab", 2).stderr == "note: lab: 2 workers\n"
+    assert len(json.loads(desk.clusterglm("status", "lab", "--json").stdout)["worker"]) == 2
+    assert any(desk.playbook("teardown.yml", "-e", "python_env_state=absent").values())
+    assert desk.playbook("teardown.yml", "-e", "python_env_state=absent") == dict.fromkeys(lab.nodes, 0)
     assert not lab.left()
 
 

@@ -136,7 +136,7 @@ def test_a_name_in_use_is_refused(running: Any, desk: Any) -> None:
 def test_a_host_cut_off_in_a_fit_changes_no_bit(
     running: Any, lab: Any, begin: Any, desk: Any, steps: Any, tmp_path: Path, undisturbed: Any
 ) -> None:
-    """It is given up after its silence, its rows are made again elsewhere, and ``scale`` brings it back."""
+    """It is given up after its silence, and its rows are made again elsewhere."""
     desk("status", "lab", "--hosts", ALL)
     fit = begin(
         "fit", steps.solver("admm"), *LINE, "--cluster", "lab", "--out", "run", env=steps.env(2), before=lab.desk
@@ -151,7 +151,6 @@ def test_a_host_cut_off_in_a_fit_changes_no_bit(
         assert rows[0][1] == "unreachable"
     finally:
         lab.mend("node4")
-    assert desk("scale", "lab", 4).returncode == 0
 
 
 def test_a_host_killed_in_a_fit_changes_no_bit(
