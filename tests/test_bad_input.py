@@ -363,7 +363,8 @@ def imported(line: str, folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "line", ["fit newton --rows 0", "fit newton --rows 9 --tol 0", "bench --rows 0", "up local --workers 0", "status x"]
+    "line",
+    ["fit newton --rows 0", "fit newton --rows 9 --tol 0", "bench --rows 0", "up local --workers 0", "scale x 0"],
 )
 def test_a_refusal_imports_no_heavy_library(line: str, tmp_path: Path) -> None:
     assert not imported(line, tmp_path) & (HEAVY | {"numpy"})
@@ -374,7 +375,7 @@ def test_a_refusal_of_the_model_imports_numpy_alone(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_fast(tmp_path: Path) -> None:
-    """The process takes little more than its interpreter and numpy."""
+    """The process takes little more than its interpreter and numpy: the options of some ten targets."""
     line = ["-m", "clusterglm.cli", "fit", "newton", "--penalty", "l1", "--rows", "10"]
     spent = []
     for program in (line, ["-c", "import numpy, typer, typer._adapters"]):
@@ -385,7 +386,7 @@ def test_a_refusal_is_fast(tmp_path: Path) -> None:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             best = min(best, after.ru_utime - before.ru_utime)
         spent.append(best)
-    assert spent[0] - spent[1] < 0.3
+    assert spent[0] - spent[1] < 0.45
 
 
 def powerless() -> None:

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +126,8 @@ class Channel:
     @staticmethod
     def at_once(call: Callable[[Host], None], hosts: Sequence[Host]) -> None:
         """Call for every host, for many at a time."""
+        from concurrent.futures import ThreadPoolExecutor  # not needed to refuse a command line
+
         if hosts:
             with ThreadPoolExecutor(min(_AT_ONCE, len(hosts))) as pool:
                 list(pool.map(call, hosts))

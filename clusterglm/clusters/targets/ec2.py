@@ -6,7 +6,6 @@ in its tags and there; so every verb but the first two works from any machine th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import getpass
@@ -154,6 +153,8 @@ class Ec2:
         tell(f"{subnet['AvailabilityZone']}, image {image['ImageId']}, {image['Name']}")
         place = {"image": image, "network": subnet["VpcId"], "subnet": subnet["SubnetId"], "group": group}
         order = self._order(ec2, plan.name, keys, tags, **place, boot_seconds=limit, tell=tell)
+        import asyncio  # not needed to refuse a command line
+
         from clusterglm.clusters.cloud import ec2_cluster
 
         private, public = asyncio.run(ec2_cluster.start_scheduler(order))
@@ -385,6 +386,8 @@ class Ec2:
 
     def _grow(self, ec2: Any, record: Record, scheduler: Mapping[str, Any], numbers: Sequence[int]) -> None:
         """Start machines like those that are there; on any error end them again."""
+        import asyncio  # not needed to refuse a command line
+
         from clusterglm.clusters.cloud import ec2_cluster
 
         tags = {key: value for key, value in api.tags(scheduler).items() if key.startswith("clusterglm:")}
