@@ -277,7 +277,7 @@ def resumed_everywhere(client: Any, folder: Path, patch: pytest.MonkeyPatch, sol
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("solver", "every"), [("admm", 5), ("lbfgs", 6)])
+@pytest.mark.parametrize(("solver", "every"), [("admm", 5), ("lbfgs", 3)])
 def test_a_resumed_fit_gives_the_same_bits(
     shared_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str, every: int
 ) -> None:
