@@ -261,6 +261,7 @@ def test_a_cancelled_scheduler_leaves_a_checkpoint(
     assert_same_bits(tmp_path / "run", undisturbed["gradient_descent"])
 
 
+@pytest.mark.full
 def test_workers_that_reach_their_walltime_are_followed_by_others(
     slurm: Any, begin: Any, clusterglm: Any, steps: Any, tmp_path: Path, wait_until: Any, undisturbed: Any
 ) -> None:

@@ -44,6 +44,14 @@ if __name__ == "__main__":
 """
 
 
+def forked(child: psutil.Process) -> bool:
+    """Return whether this is a live process of a cluster."""
+    try:
+        return "multiprocessing-fork" in " ".join(child.cmdline())
+    except psutil.Error:  # it has ended
+        return False
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +60,7 @@ def cluster() -> Iterator[Cluster]:
         with embedded(2, memory=10**9) as found:
             yield found
         assert os.environ["OMP_NUM_THREADS"] == "8"
-    assert not [child for child in psutil.Process().children() if "multiprocessing-fork" in " ".join(child.cmdline())]
+    assert not [child for child in psutil.Process().children() if forked(child)]
 
 
 def test_workers_are_as_asked_for(cluster: Cluster) -> None:

@@ -38,6 +38,7 @@ def test_the_script_of_launch_fits_on_one_node(jobs: PBSJobs, coefficients: list
     assert "note: no PBS_NODEFILE: all workers run on this node" in jobs.said(job)
 
 
+@pytest.mark.full
 def test_a_script_with_a_node_file_fits_on_several_nodes(
     jobs: PBSJobs, clusterglm: Any, coefficients: list[float]
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_script_with_a_node_file_fits_on_several_nodes(
     assert logs == {"scheduler.log", "worker-n1.log", "worker-n2.log", "worker-n3.log"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("fit", "code", "words"),
     [

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from hosts.jobs import result_of
 
-pytestmark = pytest.mark.slow
+# CI runs a cluster's life on the same Grid Engine (test_sge_cluster.py), and this script rehearsed.
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 FIT = ("admm", "--rows", "2e4")
