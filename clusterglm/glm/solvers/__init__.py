@@ -72,9 +72,9 @@ SOLVERS = {
         Solver("gradient_descent", gradient_descent, smooth_only=True, pace=Pace(11, 28, 5, 2.8)),
         Solver("proximal_gradient", proximal_gradient, wide=True, pace=Pace(5, 15, 2, 1.2, pairs=True)),
         Solver("newton", newton, smooth_only=True, pace=Pace(3, 6, 2, 0.1, renewed=1.0)),
-        Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.5, renewed=0.5)),
+        Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.4, renewed=0.5)),
         Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(3, 9, 2, 0.4)),
-        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.8, renewed=0.3)),
+        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
     )
 }
 NAMES = (*SOLVERS, "auto")
