@@ -114,42 +114,6 @@ class _OfOneFamily(GLM):
 
     _family = "gaussian"
 
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"family": self._family}
-
-
-class LinearRegression(_OfOneFamily):
-    """Least squares; other parameters as those of ``GLM``."""
-
-    def __init__(
-        self,
-        *,
-        penalty: str = "none",
-        alpha: float = 1.0,
-        l1_ratio: float = 0.5,
-        fit_intercept: bool = True,
-        solver: str = "auto",
-        tol: float = 1e-6,
-        max_passes: int = 1000,
-        summary: bool = False,
-        client: Any = None,
-    ) -> None:
-        self.penalty = penalty
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.solver = solver
-        self.tol = tol
-        self.max_passes = max_passes
-        self.summary = summary
-        self.client = client
-
-
-class PoissonRegression(_OfOneFamily):
-    """Counts and rates, log link; parameters as those of ``GLM``."""
-
-    _family = "poisson"
-
     def __init__(
         self,
         *,
@@ -173,8 +137,46 @@ class PoissonRegression(_OfOneFamily):
         self.summary = summary
         self.client = client
 
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"family": self._family}
 
-class GammaRegression(PoissonRegression):
+
+class LinearRegression(_OfOneFamily):
+    """Least squares; other parameters as those of ``GLM``."""
+
+    def __init__(
+        self,
+        *,
+        penalty: str = "none",
+        alpha: float = 1.0,
+        l1_ratio: float = 0.5,
+        fit_intercept: bool = True,
+        solver: str = "auto",
+        tol: float = 1e-6,
+        max_passes: int = 1000,
+        summary: bool = False,
+        client: Any = None,
+    ) -> None:
+        super().__init__(
+            penalty=penalty,
+            alpha=alpha,
+            l1_ratio=l1_ratio,
+            fit_intercept=fit_intercept,
+            solver=solver,
+            tol=tol,
+            max_passes=max_passes,
+            summary=summary,
+            client=client,
+        )
+
+
+class PoissonRegression(_OfOneFamily):
+    """Counts and rates, log link; parameters as those of ``GLM``."""
+
+    _family = "poisson"
+
+
+class GammaRegression(_OfOneFamily):
     """Targets above 0, log link; parameters as those of ``GLM``."""
 
     _family = "gamma"
@@ -200,15 +202,17 @@ class TweedieRegression(_OfOneFamily):
         client: Any = None,
     ) -> None:
         self.power = power
-        self.penalty = penalty
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.solver = solver
-        self.tol = tol
-        self.max_passes = max_passes
-        self.summary = summary
-        self.client = client
+        super().__init__(
+            penalty=penalty,
+            alpha=alpha,
+            l1_ratio=l1_ratio,
+            fit_intercept=fit_intercept,
+            solver=solver,
+            tol=tol,
+            max_passes=max_passes,
+            summary=summary,
+            client=client,
+        )
 
 
 class NegativeBinomialRegression(_OfOneFamily):
@@ -234,12 +238,14 @@ class NegativeBinomialRegression(_OfOneFamily):
         client: Any = None,
     ) -> None:
         self.theta = theta
-        self.penalty = penalty
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.solver = solver
-        self.tol = tol
-        self.max_passes = max_passes
-        self.summary = summary
-        self.client = client
+        super().__init__(
+            penalty=penalty,
+            alpha=alpha,
+            l1_ratio=l1_ratio,
+            fit_intercept=fit_intercept,
+            solver=solver,
+            tol=tol,
+            max_passes=max_passes,
+            summary=summary,
+            client=client,
+        )

@@ -8,6 +8,8 @@ like phi(x) or exp(-e^eta). Within the predictors of the rows it has (``concorda
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,11 +26,11 @@ class _Proportion(Family):
     recession = "signs"
     takes = "0 and 1"
 
-    def _success(self, eta: Array) -> tuple[Array, Array, Array]:
-        raise NotImplementedError  # pragma: no cover
+    @abstractmethod
+    def _success(self, eta: Array) -> tuple[Array, Array, Array]: ...
 
-    def _failure(self, eta: Array) -> tuple[Array, Array, Array]:
-        raise NotImplementedError  # pragma: no cover
+    @abstractmethod
+    def _failure(self, eta: Array) -> tuple[Array, Array, Array]: ...
 
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

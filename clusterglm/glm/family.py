@@ -15,6 +15,7 @@ Tran-Dinh 2019, Math. Prog. 178.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ def xlogx(x: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(ABC):
     """One exponential family with a link. ``y`` is (m,), ``eta`` (m,) or (K, m), both float64.
 
     ``curvature_bound`` is sup h, and ``self_concordance`` a c that holds for all eta; infinite where there is none.
@@ -73,21 +74,21 @@ class Family:
         losses = self.loss(y, np.zeros(len(y)))
         return float(losses.sum() if w is None else w @ losses)
 
+    @abstractmethod
     def terms(self, y: Array, eta: Array) -> tuple[Array, Array, Array]:
         """Return (l, s, h)."""
-        raise NotImplementedError  # pragma: no cover
 
     def score(self, y: Array, eta: Array) -> Array:
         """Return s alone, where it costs less than all three."""
         return self.mean(eta) - y if self.canonical else self.terms(y, eta)[1]
 
+    @abstractmethod
     def mean(self, eta: Array) -> Array:
         """Return the mean mu = g^-1(eta)."""
-        raise NotImplementedError  # pragma: no cover
 
+    @abstractmethod
     def predictor(self, mean: float) -> float:
         """Return eta = g(mu) of one mean; infinite at the edge of the range."""
-        raise NotImplementedError  # pragma: no cover
 
     def information(self, eta: Array) -> Array:
         """Return the expectation of h, (m,): Fisher's information of a row, but for the dispersion."""
@@ -98,9 +99,9 @@ class Family:
         """Return dmu/deta, (m,)."""
         return self.variance(self.mean(eta))
 
+    @abstractmethod
     def variance(self, mean: Array) -> Array:
         """Return the variance function V(mu), (m,)."""
-        raise NotImplementedError  # pragma: no cover
 
     def outside(self, y: Array) -> NDArray[np.bool_]:
         """Return which targets the family cannot take."""

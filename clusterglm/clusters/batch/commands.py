@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from clusterglm.errors import ClusterError
 _SECONDS = 60.0  # a command that finds no server tries again for a while
 
 
-class Commands:
+class Commands(abc.ABC):
     """The commands of one batch system; a target's queue adds which they are."""
 
     system: ClassVar[str]
@@ -34,8 +35,8 @@ class Commands:
             return f"{shlex.join(command[:-1])} < {shlex.quote(command[-1])}"
         return shlex.join(command)
 
-    def cancel(self, jobs: Sequence[str]) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def cancel(self, jobs: Sequence[str]) -> None: ...
 
     def cancel_waiting(self, jobs: Sequence[Job]) -> None:
         self.cancel([job.id for job in jobs])
@@ -43,8 +44,8 @@ class Commands:
     def most_tasks(self) -> int:
         return 1000
 
-    def throttle(self, job: str, tasks: int) -> None:
-        raise NotImplementedError
+    def throttle(self, job: str, tasks: int) -> None:  # noqa: B027  nothing to do where no task waits in reserve
+        pass
 
     def run(self, command: Sequence[str], folder: Path | None = None, unset: Sequence[str] = ()) -> str:
         """Run a command and return what it printed.

@@ -5,6 +5,7 @@ A system's target adds its own options and says in what directives its jobs ask 
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import math
 import re
@@ -67,7 +68,7 @@ def mebibytes(count: int) -> int:
 
 
 @dataclass(frozen=True)
-class JobOptions:
+class JobOptions(abc.ABC):
     """The options of jobs; what is not given here is the site's ``jobqueue.yaml`` to say."""
 
     target: ClassVar[str]
@@ -108,13 +109,13 @@ class JobOptions:
     wait: bool | None = option(help="Return when the workers answer; by default at once.", parse=_switch, flag=True)
 
     @property
+    @abc.abstractmethod
     def commands(self) -> Queue:
         """Return the commands of the system."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def directives_of(self, tag: Tag, cores: int, memory: int | None, seconds: int | None) -> Head:
         """Return the first line and the directives of a job's script; None where the site is to say."""
-        raise NotImplementedError
 
     def unset(self) -> list[str]:
         """Return the environment variables of the system that would win over options that were given."""

@@ -6,6 +6,7 @@ are quoted for the shell. The lines of ``--prologue`` are shell by their nature,
 
 from __future__ import annotations
 
+import abc
 import math
 import shlex
 import textwrap
@@ -29,7 +30,7 @@ def count(of: str) -> Callable[[Any, str], int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(abc.ABC):
     """The options of a job on every batch system. What was left out has the defaults above, or is not asked for.
 
     Attributes
@@ -83,9 +84,9 @@ class Job:
             "skip": (),
         }
 
+    @abc.abstractmethod
     def directives(self) -> list[str]:
         """Return what the job asks for, in the words of its batch system."""
-        raise NotImplementedError
 
     def script(self, fit: Sequence[str] = ()) -> str:
         """Return the job script; ``fit`` is the command line of ``clusterglm fit`` that it runs, if any.
