@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hosts import fits
 from hosts.fits import LINE, assert_same_bits
+from hosts.strikes import cancel, kill, requeue
 
 from clusterglm.clusters.lookup import connect_cluster
 from clusterglm.clusters.workers import workers
@@ -149,18 +150,6 @@ def lab(slurm: Any, clusterglm: Any) -> Iterator[str]:
 def running_tasks(slurm: Any) -> list[str]:
     lines = slurm.command("squeue", "-h", "-r", "-t", "R", "-n", "cglm-lab-worker", "-o", "%i %N").splitlines()
     return sorted(lines)
-
-
-def cancel(slurm: Any, task: str, node: str) -> None:
-    slurm.command("scancel", task)
-
-
-def kill(slurm: Any, task: str, node: str) -> None:
-    slurm.command("scancel", "--batch", "--signal=KILL", task)
-
-
-def requeue(slurm: Any, task: str, node: str) -> None:
-    slurm.command("scontrol", "requeue", task)
 
 
 def lose_node(slurm: Any, task: str, node: str) -> None:

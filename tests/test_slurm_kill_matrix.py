@@ -20,6 +20,7 @@ import psutil
 import pytest
 from hosts import fits
 from hosts.fits import LINE, assert_same_bits
+from hosts.strikes import cancel, kill, requeue
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 FITS = 30
@@ -86,18 +87,6 @@ def cluster(slurm: Any, clusterglm: Any, wait_until: Any) -> str:
     assert clusterglm("scale", NAME, 3).returncode == 0
     wait_until(lambda: len(running(slurm)) == 3, 180)
     return NAME
-
-
-def cancel(slurm: Any, task: str, node: str) -> None:
-    slurm.command("scancel", task)
-
-
-def kill(slurm: Any, task: str, node: str) -> None:
-    slurm.command("scancel", "--batch", "--signal=KILL", task)
-
-
-def requeue(slurm: Any, task: str, node: str) -> None:
-    slurm.command("scontrol", "requeue", task)
 
 
 def drain(slurm: Any, task: str, node: str) -> None:
