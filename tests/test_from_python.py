@@ -59,6 +59,43 @@ def test_what_has_no_effect_here_or_cannot_be_fitted_is_refused(frame: pd.DataFr
         clusterglm.fit(data=frame, dtype="float16", **MODEL, **NAMES)
 
 
+@pytest.fixture
+def gaps(frame: pd.DataFrame) -> pd.DataFrame:
+    """Some of every role's values are missing."""
+    found = frame.astype({"visits": float, "w": float}).assign(sport=frame.sport.map({True: "yes", False: "no"}))
+    for i, name in enumerate(("age", "sport", "visits", "w", "log")):
+        found[name] = found[name].where(frame.index % 997 != i)
+    return found
+
+
+def test_incomplete_rows_are_left_out_where_asked(gaps: pd.DataFrame) -> None:
+    expected = clusterglm.fit(data=gaps.dropna(), **MODEL, **NAMES)
+    for data in (gaps, dict(gaps.items()), gaps.assign(unused=np.nan)):
+        features = {"features": ["age", "sport"]} if "unused" in data else {}
+        found = clusterglm.fit(data=data, missing="drop", **features, **MODEL, **NAMES)
+        assert same(found) == same(expected)
+        assert found.notes.count(f"note: missing drop: {len(gaps) - len(gaps.dropna())} of 20000 rows left out") == 1
+    with pytest.raises(DataError, match=r"no row without a missing value"):
+        clusterglm.fit(data=gaps.assign(age=np.nan), missing="drop", **MODEL, **NAMES)
+    with pytest.raises(UsageError, match=r"^missing \(drop\): has no effect on arrays"):
+        clusterglm.fit(data=(gaps[["age"]], gaps.visits), missing="drop", **MODEL)
+    with pytest.raises(UsageError, match=r"^missing \(dropp\): not known: did you mean drop\?"):
+        clusterglm.fit(data=gaps, missing="dropp", **MODEL, **NAMES)
+
+
+@pytest.mark.slow
+def test_incomplete_rows_of_a_dask_frame_are_left_out_where_asked(shared_client: Any, gaps: pd.DataFrame) -> None:
+    lazy = dd.from_pandas(gaps, npartitions=3)
+    expected = clusterglm.fit(shared_client, data=lazy.dropna(), **MODEL, **NAMES)
+    assert same(clusterglm.fit(shared_client, data=lazy, missing="drop", **MODEL, **NAMES)) == same(expected)
+    wide = lazy.assign(unused=np.nan)
+    features = ["age", "sport"]
+    found = clusterglm.fit(shared_client, data=wide, features=features, missing="drop", **MODEL, **NAMES)
+    assert same(found) == same(expected)
+    with pytest.raises(UsageError, match=r"^missing \(drop\): has no effect on columns of Dask one by one"):
+        clusterglm.fit(shared_client, data={name: lazy[name] for name in gaps}, missing="drop", **MODEL, **NAMES)
+
+
 @pytest.mark.slow
 def test_dask_frames_columns_and_arrays_are_the_file(shared_client: Any, frame: pd.DataFrame, tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "a.parquet", index=False)

@@ -19,7 +19,7 @@ from clusterglm.data.chunk import block_rows
 from clusterglm.data.chunks import local_problem_rows
 from clusterglm.data.columns import EXACT, Column, Roles, Schema, choose, coded
 from clusterglm.data.design import Design, windows
-from clusterglm.data.levels import design_names, is_missing
+from clusterglm.data.levels import design_names, is_missing, without_gaps
 from clusterglm.data.parquet import kind_of
 from clusterglm.data.rows import Here, LocalRows
 from clusterglm.errors import DataError, quoted, unknown
@@ -137,8 +137,8 @@ def coding(features: Sequence[str], levels: Mapping[str, Any]) -> dict[str, Any]
     return {"features": list(features), "levels": {name: list(of.labels) for name, of in levels.items()}}
 
 
-def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str) -> Here:
-    """Return the rows of a pandas frame or a dict of columns.
+def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str, drop: bool = False) -> Here:
+    """Return the rows of a pandas frame or a dict of columns; ``drop`` leaves out those with a missing value.
 
     Raises
     ------
@@ -162,6 +162,12 @@ def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str) -> Here:
     if not rows:
         raise DataError("data", f"{label} of 0 rows", "nothing to fit")
     whole = batch(columns, kinds)
+    notes = []
+    if drop and (left := without_gaps(whole)).num_rows < rows:
+        if not left.num_rows:
+            raise DataError("data", label, "no row without a missing value: leave out such columns")
+        notes = [f"note: missing drop: {rows - left.num_rows} of {rows} rows left out"]
+        whole, rows = left, left.num_rows
     found = census(whole, {name: kinds[name].kind for name in coded(kinds, features, roles)})
     found.refuse_missing(lambda _, row: f"row {row}")
     levels = found.levels()
@@ -172,7 +178,7 @@ def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str) -> Here:
     design = Design(rows, features, list(roles.others.values()), dtype, intercept, levels)
     [chunk] = windows(design, [whole], (0, rows), rows, block_rows(width, itemsize), roles)
     held = LocalRows(chunk, local_problem_rows(rows, width, itemsize), intercept=intercept)
-    notes = [*rounded(largest(whole, found.values)), *found.notes(levels)]
+    notes += [*rounded(largest(whole, found.values)), *found.notes(levels)]
     return Here(held, wide, roles.target, coding(features, levels), notes)
 
 

@@ -14,7 +14,7 @@ from clusterglm.data.collections import Collections, Stack
 from clusterglm.data.columns import Roles, Schema, choose, coded
 from clusterglm.data.frames import batch, by_name, rows_here, schema
 from clusterglm.data.rows import Here, _numbers, _vector, from_arrays
-from clusterglm.errors import DataError, UsageError, quoted
+from clusterglm.errors import DataError, UsageError, quoted, unknown
 
 FRAME, COLUMNS, ARRAYS = LABELS = ("dask frame", "dask columns", "dask arrays")
 ROLES = ("target", "weights", "offset")
@@ -31,14 +31,15 @@ def from_python(data: Any, options: Mapping[str, Any], *, intercept: bool, dtype
     Raises
     ------
     UsageError
-        Something else, or some of each.
+        Something else, or some of each; rows to drop from what is no frame.
     DataError
         Neither numbers nor categories, or shapes that do not fit together.
     """
     from dask import is_dask_collection
 
-    if options["missing"] not in (None, "raise"):
-        raise UsageError("missing", options["missing"], "has no effect on data from Python: drop such rows of it")
+    if (missing := options["missing"] or "raise") not in ("raise", "drop"):
+        raise unknown("missing", missing, ("raise", "drop"))
+    drop = missing == "drop"
     parts = data if isinstance(data, tuple) else data.values() if isinstance(data, Mapping) else [data]
     lazy = [is_dask_collection(part) for part in parts if part is not None]
     if any(lazy) and not all(lazy):
@@ -48,6 +49,8 @@ def from_python(data: Any, options: Mapping[str, Any], *, intercept: bool, dtype
         if not 2 <= len(data) <= 4 or data[1] is None:
             cure = "give (X, y), (X, y, weights) or (X, y, weights, offset)"
             raise UsageError("data", f"a tuple of {len(data)}", cure)
+        if drop:
+            raise UsageError("missing", "drop", "has no effect on arrays: give a frame, or drop such rows of them")
         for name, value in named.items():
             if value is not None:
                 raise UsageError(name, value, "has no effect on arrays: leave it out")
@@ -64,17 +67,23 @@ def from_python(data: Any, options: Mapping[str, Any], *, intercept: bool, dtype
         named[name] = None if named[name] is None else tuple(named[name])
     roles = Roles(**named | {"categorical": named["categorical"] or ()})
     if not any(lazy):
-        return rows_here(data, roles, intercept=intercept, dtype=dtype)
-    return _columns(data, roles) if isinstance(data, Mapping) else _frame(data, roles)
+        return rows_here(data, roles, intercept=intercept, dtype=dtype, drop=drop)
+    if not isinstance(data, Mapping):
+        return _frame(data, roles, drop)
+    if drop:
+        raise UsageError("missing", "drop", "has no effect on columns of Dask one by one: give them as one frame")
+    return _columns(data, roles)
 
 
-def _frame(data: Any, roles: Roles) -> Collections:
-    """Return the source for the columns of a Dask frame."""
+def _frame(data: Any, roles: Roles, drop: bool) -> Collections:
+    """Return the source for the columns of a Dask frame, of its complete rows alone with ``drop``."""
     keys = by_name(data.columns, FRAME)
     kinds = schema({name: data._meta[key] for name, key in keys.items()})
     features = choose(kinds, roles, FRAME)
     wanted = {name: keys[name] for name in (*features, *roles.others.values())}
     chosen = data[list(wanted.values())]
+    if drop:
+        chosen = chosen.dropna()
     take = partial(_columns_of, keys=wanted, promised={name: kinds[name] for name in wanted})
     stack = Stack("the frame", tuple(wanted), list(chosen.to_delayed()), None, take)
     return Collections(FRAME, [stack], features, roles, _to_code(kinds, features, roles), [chosen])

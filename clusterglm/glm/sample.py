@@ -33,6 +33,7 @@ _LEAST_PER_COLUMN = 20  # below which a sample is no better a start than the nul
 _MOST_BYTES = 32 * 2**20
 _SMALLEST_SHARE = 20  # a sample is at most 1/20 of the rows: it must cost little beside a pass
 _BLOCK_ROWS = 8192
+_MOST_PIECES = 16  # of drawn rows before they are put into one
 _COLUMNS_PER_PASS = 7  # for which a Hessian costs about as much as a gradient pass
 _ROWS_FOR_NO_MORE = 100_000  # a column and squared share, from which a fit takes no gradient pass more than with all
 _ROWS_FOR_TWO_MORE = 10_000
@@ -67,13 +68,18 @@ class Drawn:
     pieces: tuple[Piece, ...]
 
     def __add__(self, other: Drawn) -> Drawn:
-        return Drawn(self.pieces + other.pieces)
+        both = Drawn(self.pieces + other.pieces)
+        # A row of a micro-block as arrays of its own takes several times what its numbers do.
+        return both if len(both.pieces) < _MOST_PIECES else Drawn((both.joined(),))
 
     def __reduce__(self) -> Any:
         return Drawn, ((self.joined(),) if self.pieces else (),)  # one message, not one a micro-block
 
     def joined(self) -> Piece:
         """Return all pieces as one."""
+
+        if len(self.pieces) == 1:
+            return self.pieces[0]
 
         def together(parts: tuple[Array | None, ...]) -> Any:
             return None if parts[0] is None else np.concatenate(parts)  # type: ignore[arg-type]
