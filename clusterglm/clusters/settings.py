@@ -24,9 +24,14 @@ ONE_THREAD = dict.fromkeys(
     "1",
 )
 # Dask's nanny tells glibc to give freed memory back above 64 kB. Kernels free and take that much with every
-# micro-block, and the page faults double the cost of a pass.
-_KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
-WORKER_ENVIRONMENT = ONE_THREAD | _KEEP_FREED_MEMORY
+# micro-block, and the page faults double the cost of a pass. Threads have arenas of their own, of pieces of 64 MB which
+# are given back at once when they are empty, whatever the threshold: hence one arena for all of them.
+KEEP_FREED_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_ARENA_MAX": "1",
+}
+WORKER_ENVIRONMENT = ONE_THREAD | KEEP_FREED_MEMORY
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "bokeh", "tornado", "tornado.application", "asyncio")
 
 

@@ -76,21 +76,22 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
 class Work:
     """The passes that a fit makes after the first look at the rows: so many ``gradients`` alone, so many ``hessians``.
 
-    ``share`` is the share of the rows that the Hessians are of; gradients may be taken in ``pairs``, at two points at
-    once; ``client`` are the seconds of what is done by one thread with sums and with a sample. One more Hessian is
-    taken with the first look where that is ``ahead``.
+    ``share`` is the share of the rows that the Hessians are of, but for ``exact`` more, which are of all of them;
+    gradients may be taken in ``pairs``, at two points at once; ``client`` are the seconds of what is done by one thread
+    with sums and with a sample. One more Hessian is taken with the first look where that is ``ahead``.
     """
 
     gradients: int
     hessians: int
     share: float = 1.0
+    exact: int = 0
     pairs: bool = False
     client: float = 0.0
     ahead: bool = False
 
     @property
     def passes(self) -> int:
-        return self.gradients + self.hessians
+        return self.gradients + self.hessians + self.exact
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
     if work is not None:
         gradient = one_pass(speeds.pair if work.pairs else speeds.gradient)
         seconds = work.gradients * gradient + work.hessians * one_pass(hessian) + work.client
+        seconds += work.exact * one_pass(speeds.hessian)
     return Forecast(
         passes=None if work is None else 1 + work.passes,
         seconds_load=load,

@@ -140,5 +140,5 @@ class Job(abc.ABC):
 def _environment() -> list[str]:
     """Return assignments of what the job's processes are told, on top of one thread for every library."""
     own = {key: value for key, value in settings.dask_settings().items() if key.startswith(_SCHEDULER)}
-    memory = {"MALLOC_TRIM_THRESHOLD_": settings.WORKER_ENVIRONMENT["MALLOC_TRIM_THRESHOLD_"]}
-    return [f"{name}={value}" for name, value in (memory | settings.dask_environment(own)).items()]
+    told = settings.KEEP_FREED_MEMORY | settings.dask_environment(own)
+    return [f"{name}={value}" for name, value in told.items()]
