@@ -1,7 +1,7 @@
 """Records of clusters, one JSON file each, in the user's state directory: a cache that may be deleted.
 
-A record is changed under an exclusive ``flock`` on a separate file: read, change, write a temporary file beside it,
-fsync, replace, fsync the directory. Readers take no lock. Files are 0600 in folders of 0700.
+A record is changed under an exclusive ``flock`` on a separate file: read, change, write whole. Readers take no lock.
+Files are 0600 in folders of 0700.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import socket
 import stat
 import time
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from clusterglm.clusters.files import PARTIAL, write_whole
 from clusterglm.clusters.launcher import SCHEMA, Record
 from clusterglm.errors import ClusterError, UsageError, unknown
 
@@ -237,27 +237,14 @@ class Registry:
             yield
 
     def _write(self, record: Record) -> None:
-        path = self._path(record.name)
-        temporary = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-                json.dump(dataclasses.asdict(record), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_whole(self._path(record.name), json.dumps(dataclasses.asdict(record), indent=1))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise ClusterError("state directory", self.folder, f"{error.strerror}: set XDG_STATE_HOME") from error
 
     def _sweep(self) -> None:
         """Remove the temporary files that killed writers left."""
-        for path in self.folder.glob("*.tmp"):
+        for path in self.folder.glob(f"*{PARTIAL}"):
             with contextlib.suppress(OSError):
                 if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                     path.unlink()

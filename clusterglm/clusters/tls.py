@@ -5,12 +5,12 @@ Whoever may read ``key.pem`` may run code on the cluster, so the files are their
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from clusterglm.clusters.files import write_whole
 from clusterglm.clusters.registry import private_folder
 from clusterglm.errors import ClusterError
 
@@ -40,14 +40,9 @@ def keep(folder: Path, files: Mapping[str, bytes]) -> Path:
     """Write files of keys (0600) into a folder (0700), and return it; raises what ``make`` raises."""
     private_folder(folder)
     for name, content in files.items():
-        partial = folder / f"{name}.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with open(os.open(partial, flags, 0o600), "wb") as file:
-                file.write(content)
-            partial.replace(folder / name)
+            write_whole(folder / name, content)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise ClusterError("keys", folder, f"{error.strerror}: not writable") from error
     return folder
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from clusterglm.clusters import tls
 from clusterglm.clusters.connect import read_scheduler_file
+from clusterglm.clusters.files import write_whole
 from clusterglm.clusters.registry import now, private_folder
 from clusterglm.errors import ClusterError
 
@@ -110,11 +111,7 @@ class Folder:
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def _write(self, name: str, text: str) -> None:
-        path = self.path / name
-        partial = path.with_name(f".{name}.{os.getpid()}")
         try:
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-                file.write(text)
-            partial.replace(path)
+            write_whole(self.path / name, text)
         except OSError as error:
             raise ClusterError("--folder", self.path, f"{(error.strerror or '').lower()}: name another") from error
