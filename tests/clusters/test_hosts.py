@@ -164,11 +164,45 @@ def ask(home: Path, verb: str, **request: Any) -> Any:
 
 def test_the_agent_needs_nothing_but_python(tmp_path: Path) -> None:
     assert ask(tmp_path, "look") == {"answer": {}}
-    assert ask(tmp_path, "stop", name="lab") == {"answer": {"ended": 0}}
+    assert ask(tmp_path, "stop", name="nobody") == {"answer": {"ended": 0}}
     found = ask(tmp_path, "probe")["answer"]
     assert fitness.versions(found, fitness.our_versions()) == ""
     (tmp_path / ".local" / "state" / "clusterglm" / "hosts").chmod(0o777)
     assert "is not its owner's alone: chmod 700" in ask(tmp_path, "probe")["problem"]
+
+
+def test_a_start_that_comes_after_down_is_refused(tmp_path: Path) -> None:
+    """An ``up`` that was killed leaves ssh behind: what it has sent may come late."""
+    name = f"late{os.getpid()}"  # the agent sees the processes of all tests on this machine
+    killed, another = (f"{name}-0000000{number}" for number in (1, 2))
+
+    def start(cluster: str) -> str:
+        request = {"role": "worker", "line": "sleep 60", "files": {"plan.json": "{}"}}
+        return str(ask(tmp_path, "start", cluster=cluster, **request).get("problem", "started"))
+
+    base = tmp_path / ".local" / "state" / "clusterglm" / "hosts"
+    assert ask(tmp_path, "stop", name=name, cluster=killed) == {"answer": {"ended": 0}}
+    assert start(killed) == "the cluster was taken down meanwhile"
+    assert [path.suffix for path in base.iterdir()] == [".lock"]
+    try:
+        assert start(another) == "started"
+        assert ask(tmp_path, "stop", name=name, roles=["worker"]) == {"answer": {"ended": 1}}
+        assert start(another) == "started"  # nobody has taken it down
+    finally:
+        assert ask(tmp_path, "stop", name=name) == {"answer": {"ended": 1}}
+    assert start(another) == "the cluster was taken down meanwhile"
+
+
+def test_of_clusters_that_were_taken_down_the_last_are_known(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        for number in range(250):
+            agent._take_down(lock, [f"{'x' * 31}-{number:08x}", f"lab-{number:08x}"])
+        known = agent._taken_down(lock)
+    finally:
+        os.close(lock)
+    assert len(known) == 200
+    assert known[-1] == "lab-000000f9"
 
 
 def test_units_of_systemd_are_asked_for_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ TAG = "CLUSTERGLM_TAG"
 _SHARE = 0.9  # of the memory: the system takes the rest
 _GRACE_SECONDS, _KILL_SECONDS = 4.0, 10.0
 _MOST_BYTES = 1_000_000  # of a log
+_REMEMBERED = 200  # clusters that were taken down
 _PACKAGES = ("dask", "distributed", "numpy")
 
 
@@ -77,11 +78,14 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     """Start one process of a cluster, detached, and wait for the file that it shall write, if any.
 
     ``line`` is its command, with ``{python}`` and the like for what only this host knows; ``files`` are written first,
-    as their owner's alone. A process of this role that runs already is left as it is.
+    as their owner's alone. A process of this role that runs already is left as it is. A cluster that was taken down
+    has nothing started any more: the request of an ``up`` that was killed may come late.
     """
     cluster, role = request["cluster"], request["role"]
     folder = _base() / cluster / socket.gethostname()
-    with _locked():
+    with _locked() as lock:
+        if cluster in _taken_down(lock):
+            raise Problem("the cluster was taken down meanwhile")
         for path in (_base(), folder.parent, folder):
             _private(path)
         for name, text in request["files"].items():
@@ -102,10 +106,16 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def stop(request: dict[str, Any]) -> dict[str, Any]:
-    """End what runs under a cluster's name, in some roles or all; with all of them the folders go too."""
+    """End what runs under a cluster's name, in some roles or all; with all of them the folders go too.
+
+    ``cluster`` is its ``NAME-UID`` where that is known: of it, and of all that is found, nothing will start here again.
+    """
     name, only = request["name"], request.get("roles")
     ended: set[tuple[str, str]] = set()
-    with _locked():
+    with _locked() as lock:
+        if only is None:
+            known = [request["cluster"]] if request.get("cluster") else []
+            _take_down(lock, [*known, *(cluster for cluster in look({}) if cluster.rpartition("-")[0] == name)])
         began, asked = time.monotonic(), False
         while ours := [p for p in _processes() if p[1].rpartition("-")[0] == name and (only is None or p[2] in only)]:
             ended |= {(cluster, role) for _, cluster, role in ours}
@@ -205,14 +215,25 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
+def _locked() -> Iterator[int]:
     """Hold what starts and ends processes here: an ``up`` that was killed may still be at work on this host."""
     file = os.open(_private(_base()) / f"{socket.gethostname()}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
     finally:
         os.close(file)
+
+
+def _taken_down(lock: int) -> list[str]:
+    """Return the clusters that were taken down, of which the file of the lock tells."""
+    return os.pread(lock, 100 * _REMEMBERED, 0).decode("utf-8", "replace").split()
+
+
+def _take_down(lock: int, clusters: list[str]) -> None:
+    words = list(dict.fromkeys([*_taken_down(lock), *clusters]))[-_REMEMBERED:]
+    with contextlib.suppress(OSError):  # a full disk keeps nothing from being ended
+        os.ftruncate(lock, os.pwrite(lock, " ".join(words).encode(), 0))
 
 
 def _processes() -> list[tuple[int, str, str]]:

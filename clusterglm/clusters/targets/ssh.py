@@ -162,7 +162,8 @@ class Ssh(OnHosts):
         hosts = self.of_cluster(record)
         # First the workers: they take their time to leave a scheduler that has gone.
         workers_, _ = self.channel.ask_all(hosts, "stop", name=record.name, roles=[WORKER])
-        answers, errors = self.channel.ask_all(hosts, "stop", name=record.name, scratch=self.scratch)
+        request = {"name": record.name, "cluster": record.details.get("cluster"), "scratch": self.scratch}
+        answers, errors = self.channel.ask_all(hosts, "stop", **request)
         if self._head(record) in answers:
             shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
         if errors:
