@@ -8,7 +8,7 @@
 #
 #   FIT="SOLVER [options of clusterglm fit]" bsub [options of bsub, which win over those above] <lsf.sh
 #   clusterglm script lsf --queue normal -- admm --rows 8e8 | bsub
-# The job ends with the exit code of the fit. Its folder runs/lsf-JOB stays: the run, and logs under cluster/. A fit
+# The job ends with the fit's exit code. Its folder runs/lsf-JOB stays: the run, and logs under cluster/. A fit
 # that was interrupted has a checkpoint: it goes on where its job is started again, or has --resume FOLDER.
 # Here stands what a shell needs before it finds clusterglm: module load python, or source .../bin/activate.
 set -eu

@@ -7,7 +7,7 @@
 #
 #   msub -v FIT="SOLVER [options of clusterglm fit]" moab.sh        its options win over those above
 #   clusterglm script moab --account lab -- admm --rows 8e8 | msub
-# The job ends with the exit code of the fit. Its folder runs/moab-JOB stays: the run, and logs under cluster/. A fit
+# The job ends with the fit's exit code. Its folder runs/moab-JOB stays: the run, and logs under cluster/. A fit
 # that was interrupted has a checkpoint: it goes on where its job is started again, or has --resume FOLDER.
 # Here stands what a shell needs before it finds clusterglm: module load python, or source .../bin/activate.
 set -eu

@@ -1,13 +1,14 @@
 #!/bin/bash
 #OAR -n clusterglm
 #OAR -l nodes=8/core=8,walltime=02:00:00
-#OAR -O clusterglm-%jobid%.out -E clusterglm-%jobid%.out
+#OAR -O clusterglm-%jobid%.out
+#OAR -E clusterglm-%jobid%.out
 #OAR --checkpoint 60
 # One fit in one job: a scheduler and the fit on its first node, and a worker a core on all of its nodes.
 #
 #   oarsub [options of oarsub] -S "./oar.sh SOLVER [options of clusterglm fit]"
 #   oarsub -l nodes=2/core=16,walltime=1 -S "./oar.sh admm --rows 8e8"
-# The job ends with the exit code of the fit. Its folder runs/oar-JOB stays: the run, and logs under cluster/. A fit
+# The job ends with the fit's exit code. Its folder runs/oar-JOB stays: the run, and logs under cluster/. A fit
 # that was interrupted has a checkpoint: it goes on where its job is started again, or has --resume FOLDER.
 # Here stands what a shell needs before it finds clusterglm: module load python, or source .../bin/activate.
 set -eu

@@ -8,7 +8,7 @@
 #
 #   qsub [options of qsub, which win over those above] sge.sh SOLVER [options of clusterglm fit]
 #   qsub -pe orte 64 sge.sh admm --rows 8e8
-# The job ends with the exit code of the fit. Its folder runs/sge-JOB stays: the run, and logs under cluster/. A fit
+# The job ends with the fit's exit code. Its folder runs/sge-JOB stays: the run, and logs under cluster/. A fit
 # that was interrupted has a checkpoint: it goes on where its job is started again, or has --resume FOLDER.
 # Here stands what a shell needs before it finds clusterglm: module load python, or source .../bin/activate.
 set -eu

@@ -19,9 +19,10 @@ _WORD = re.compile(r"[A-Za-z0-9_.,:+@/&|()*\[\]=][A-Za-z0-9_.,:+@/&|()*\[\]=-]{0
 # some system or other; : stands behind a host.
 _PATH = re.compile(r"/[\w/.+~@-]{0,1023}")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/=-]{0,127}")
+_COMMAND = re.compile(r"\+?[A-Za-z_][\w.]{0,63}\s*=\s*[\w .,:+@/&|()*\[\]=<>!?-]{1,190}", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,30}")
 # What begins like this is read as a directive by some system, wherever in a script it stands.
-_DIRECTIVE = re.compile(r"\s*#\s*(?:SBATCH|PBS|MSUB|BSUB|OAR|COBALT|FLUX|\$)", re.IGNORECASE)
+_DIRECTIVE = re.compile(r"\s*#\s*(?:SBATCH|PBS|MSUB|BSUB|OAR|CONDOR|COBALT|FLUX|\$)", re.IGNORECASE)
 
 
 def word(value: object, what: str) -> str:
@@ -113,6 +114,19 @@ def directive(value: object, what: str = "--directive") -> str:
         raise UsageError(what, text, "not an option of the batch system: write one such as --gres=gpu:1")
     if any(not c.isprintable() or c in "\"'\\#`$;%" for c in text):
         raise UsageError(what, text, "holds a quote, # ; % $ or another character that batch systems expand")
+    return text
+
+
+def command(value: object, what: str = "--directive") -> str:
+    """Return a command of HTCondor's submit description: ``requirements = Memory > 4000``.
+
+    Raises
+    ------
+    UsageError
+        Anything else.
+    """
+    if not _COMMAND.fullmatch(text := str(value).strip()):
+        raise UsageError(what, text, "not a command of a submit description: write one such as request_gpus = 1")
     return text
 
 

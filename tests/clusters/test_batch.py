@@ -17,7 +17,7 @@ from clusterglm.clusters.batch import follow
 from clusterglm.clusters.batch.folder import Folder
 from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Tag, named, untag
 from clusterglm.clusters.batch.options import seconds_of
-from clusterglm.clusters.batch.reach import wait_for_scheduler
+from clusterglm.clusters.batch.reach import NOT_YET, wait_for_scheduler
 from clusterglm.clusters.batch.scaling import moves, shares
 from clusterglm.clusters.launcher import Plan, Size, configured
 from clusterglm.clusters.targets.slurm import Slurm
@@ -235,14 +235,15 @@ def test_the_scripts_are_clean_shell(tmp_path: Path) -> None:
 
 def test_a_worker_waits_for_its_scheduler_and_gives_up_a_dead_one(tmp_path: Path) -> None:
     path = tmp_path / "scheduler.json"
-    assert "the scheduler's job has not come" in wait_for_scheduler(path, 0.1)
+    code, why = wait_for_scheduler(path, 0.1)
+    assert (code, "the scheduler's job has not come" in why) == (NOT_YET, True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         path.write_text(json.dumps({"address": f"tls://127.0.0.1:{port}"}))
-        assert wait_for_scheduler(path, 1) == ""
-    assert wait_for_scheduler(path, 1) == f"the scheduler at tls://127.0.0.1:{port} has ended"
+        assert wait_for_scheduler(path, 1) == (0, "")
+    assert wait_for_scheduler(path, 1) == (1, f"the scheduler at tls://127.0.0.1:{port} has ended")
     path.unlink()
-    assert wait_for_scheduler(path, 30) == "the scheduler has ended"
+    assert wait_for_scheduler(path, 30) == (1, "the scheduler has ended")
 
 
 def test_a_folder_that_is_not_the_clusters_is_not_removed(tmp_path: Path) -> None:

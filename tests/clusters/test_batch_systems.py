@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterglm.clusters.batch.job import WORKER, Job
+from clusterglm.clusters.batch.reach import NOT_YET
 from clusterglm.clusters.launcher import Plan, Size, configured
 from clusterglm.clusters.targets import TARGETS, lsf, oar, pbs, sge
 from clusterglm.errors import UsageError
@@ -73,7 +74,8 @@ def asked(text: str, mark: str) -> list[str]:
             ["batch_name = cglm-NAME-worker", '+ClusterGLM = "clusterglm;name=lab;uid=UID;role=worker;dir=FOLDER"',
              "universe = vanilla", "executable = /bin/bash",
              'arguments = "FOLDER/worker.sh $(ClusterId) $(ProcId)"', "transfer_executable = False",
-             "should_transfer_files = IF_NEEDED", "initialdir = FOLDER", "request_cpus = 4", "request_memory = 7630",
+             "should_transfer_files = IF_NEEDED", "initialdir = FOLDER", "request_cpus = 4",
+             "on_exit_remove = ExitBySignal == False && ExitCode != 0", "request_memory = 7630",
              "periodic_remove = JobStatus == 2 && time() - EnteredCurrentStatus > 7200", "accounting_group = sky",
              "request_gpus = 1"],
         ),
@@ -171,6 +173,22 @@ def test_every_task_has_a_log_and_a_name_of_its_own(
     assert found.name == log
     words = found.read_text().split()
     assert words[words.index("--name") + 1] == worker
+
+
+@pytest.mark.parametrize(("target", "code"), [("sge", 99), ("htcondor", 0), ("pbs", 1), ("oar", 1)])
+def test_a_worker_that_comes_before_its_scheduler_goes_back_into_the_queue(
+    tmp_path: Path, target: str, code: int
+) -> None:
+    """Where the system cannot let it wait there from the first: it would keep the place that the scheduler needs."""
+    (tmp_path / "python").write_text("#!/bin/sh\nexit $TOLD\n")
+    (tmp_path / "python").chmod(0o755)
+    steps = plan(target, tmp_path, python=str(tmp_path / "python")).steps
+    Path(steps["folder"], "logs").mkdir(parents=True)
+    for told, ends in ((NOT_YET, code), (1, 1)):
+        variables = ["OAR_JOB_ID=1", "PBS_JOBID=1", "JOB_ID=1", "SGE_TASK_ID=1", f"TOLD={told}"]
+        script = "qdel() { :; }\n" + steps["worker.sh"]
+        done = subprocess.run(["env", *variables, "bash", "-s", "1", "2"], input=script, text=True, check=False)
+        assert done.returncode == ends
 
 
 @settings(max_examples=30, deadline=None)

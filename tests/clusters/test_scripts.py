@@ -19,7 +19,9 @@ from clusterglm.errors import UsageError
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 README = LAUNCH.parent / "README.md"
-FILES = {"slurm": "slurm.sbatch"} | {system: f"{system}.sh" for system in ("pbs", "sge", "lsf", "oar", "moab")}
+FILES = {"slurm": "slurm.sbatch"} | {
+    system: f"{system}.sh" for system in ("pbs", "sge", "lsf", "oar", "moab", "htcondor")
+}
 SYSTEMS = sorted(SCRIPTS)
 PIECES = [*"ab1-=/ :;'\"$`\\\n\r\t#!&|<>(){}*?~%é\0", "#SBATCH ", "$(id)", "/x"]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -76,10 +78,11 @@ def test_options_have_their_places(system: str) -> None:
     assert order == sorted(order)
     assert order[-1] < threads
     assert "export PATH=/opt/venv/bin:$PATH" in lines
-    assert text.count("--interface ib0") == 2
-    assert text.count("--local-directory /scratch/me") == 1
+    workers = 2 if system == "htcondor" else 1  # of the first machine, and of the others
+    assert text.count("--interface ib0") == 1 + workers
+    assert text.count("--local-directory /scratch/me") == workers
     assert "set -- admm --data 'a b.parquet' \"$@\"" in lines
-    assert any("26:00" in line for line in directives(system, text))
+    assert any("26:00" in line or "> 93600" in line for line in directives(system, text))
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -163,8 +166,24 @@ ASKED = {
         "--project lab",
         "-q small",
         "-l nodes=2/core=4,walltime=26:00:00",
-        "-O clusterglm-%jobid%.out -E clusterglm-%jobid%.out",
+        "-O clusterglm-%jobid%.out",
+        "-E clusterglm-%jobid%.out",
         "--checkpoint 60",
+    ],
+    "htcondor": [
+        "batch_name = clusterglm",
+        "universe = parallel",
+        "machine_count = 2",
+        "accounting_group = lab",
+        "request_cpus = 4",
+        "request_memory = 4096",
+        "periodic_remove = JobStatus == 2 && time() - EnteredCurrentStatus > 93600",
+        "output = clusterglm-$(ClusterId)-$(Node).out",
+        "error = clusterglm-$(ClusterId)-$(Node).out",
+        "executable = /bin/bash",
+        "should_transfer_files = NO",
+        "getenv = True",
+        'environment = "CLUSTERGLM_JOB=$(ClusterId)"',
     ],
     "moab": [
         "-N clusterglm",
@@ -181,6 +200,8 @@ ASKED = {
 def test_directives_of_other_systems(system: str) -> None:
     """As their manuals have them."""
     given = {"nodes": "2", "workers_per_node": "4", "memory": "1GiB", "queue": "small", "account": "lab"}
+    if system == "htcondor":
+        del given["queue"]  # there is one alone
     text = script(system, walltime="26h", **given)
     assert directives(system, text) == ASKED[system]
     assert "--memory-limit 921MiB" in text
@@ -198,9 +219,8 @@ def test_slots_of_grid_engine() -> None:
 @hypothesis.given(value=TEXT, field=st.data())
 def test_no_word_becomes_a_line_or_a_command(system: str, value: str, field: Any) -> None:
     """Whatever an option holds, it is refused, or the script has the lines that it always has but for a word in one."""
-    names = [
-        item.name for item in dataclasses.fields(SCRIPTS[system]) if item.name not in ("prologue", "directive", "skip")
-    ]
+    own = ("prologue", "directive", "skip", *(["nodes"] if system == "htcondor" else []))  # a number, and more lines
+    names = [item.name for item in dataclasses.fields(SCRIPTS[system]) if item.name not in own]
     try:
         text = script(system, **{field.draw(st.sampled_from(names)): value})
     except UsageError:
@@ -209,7 +229,7 @@ def test_no_word_becomes_a_line_or_a_command(system: str, value: str, field: Any
     assert len(text.split("\n")) <= len(usual) + 1
     for line in set(text.split("\n")) - set(usual):
         if line.startswith("#"):
-            assert re.fullmatch(r"[\w .,:+@/&|()*\[\]=~-]+", line.replace('"', "").lstrip("#$"), re.ASCII)
+            assert re.fullmatch(r"[\w .,:+@/&|()*\[\]=~>-]+", line.replace('"', "").lstrip("#$"), re.ASCII)
             assert line.count('"') in (0, 2)  # those of LSF's own
         else:
             assert not set(value.strip()) & set("\"'`$;&|()<>*?#!\\\n\r"), line

@@ -29,6 +29,7 @@ class Commands(abc.ABC):
     by_stdin: ClassVar[bool] = False  # the last word of a submission is the script that the command reads
 
     throttles = True
+    again = ""
 
     def text(self, command: Sequence[str]) -> str:
         if self.by_stdin:

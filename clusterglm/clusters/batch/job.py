@@ -99,10 +99,12 @@ def number(text: str) -> int:
 class Queue(Protocol):
     """The commands of a batch system. Each raises ClusterError with the system's own words where it is refused."""
 
-    # Shell within a job's script: the numbers of the array and of its task, and what takes the waiting tasks away.
+    # Shell within a job's script: the numbers of the array and of its task, what takes the waiting tasks away, and
+    # where workers may come before their scheduler what puts one of them back into the queue.
     number: str
     task: str
     forsake: str
+    again: str
     # Whether an array has a limit on the tasks that run at once, so that some wait in reserve for those that end.
     throttles: bool
 

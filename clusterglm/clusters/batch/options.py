@@ -173,9 +173,8 @@ class JobOptions(abc.ABC):
             scratch=self.scratch or of_site.get("local-directory"),
             extra=[word for line in of_site.get("worker-extra-args") or [] for word in shlex.split(str(line))],
         )
-        lines = worker.lines(
-            self._python(of_site), f"{self.commands.number}-{self.commands.task}", self.commands.forsake
-        )
+        queue = self.commands
+        lines = worker.lines(self._python(of_site), f"{queue.number}-{queue.task}", queue.forsake, queue.again)
         return self._script(head, tag, lines, of_site)
 
     def _script(self, head: Head, tag: Tag, lines: list[str], of_site: dict[str, Any]) -> str:

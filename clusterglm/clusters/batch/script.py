@@ -8,7 +8,10 @@ from pathlib import Path
 
 from clusterglm.clusters import tls
 from clusterglm.clusters.batch.folder import SCHEDULER_FILE
+from clusterglm.clusters.batch.reach import NOT_YET
 from clusterglm.clusters.words import shell
+
+_NOT_YET_SECONDS = 60  # in a place that the scheduler may be waiting for
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,16 @@ class Worker:
     scratch: str | None
     extra: Sequence[str] = ()
 
-    def lines(self, python: str, member: str, forsake: str) -> list[str]:
+    def lines(self, python: str, member: str, forsake: str, again: str = "") -> list[str]:
         """Return the lines that wait for the scheduler and become a worker.
 
-        ``member`` and ``forsake`` are shell: the number of job and task, and what takes away the tasks that wait.
+        ``member``, ``forsake`` and ``again`` are shell: the number of job and task, what takes away the tasks that
+        wait, and what puts this one back into the queue. With it a worker leaves its place to a scheduler that waits.
         """
-        reach = shell(python, "-m", "clusterglm.clusters.batch.reach", self.death_timeout)
+        reach = shell(
+            python, "-m", "clusterglm.clusters.batch.reach", _NOT_YET_SECONDS if again else self.death_timeout
+        )
+        back = f"[ $? != {NOT_YET} ] || {again}; " if again else ""
         words = [python, "-m", "distributed.cli.dask_worker", "--scheduler-file", SCHEDULER_FILE]
         words += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--nanny"]
         words += ["--nworkers", f"{self.processes}", "--nthreads", f"{self.threads}"]
@@ -72,7 +79,7 @@ class Worker:
         # Not 20_0, which Dask reads as the number 200.
         place = f'"{self.scratch or "${TMPDIR:-/tmp}"}/cglm-{self.uid}-{member}"'
         return [
-            f"{reach} || {{ {forsake}; exit 1; }}",
+            f"{reach} || {{ {back}{forsake}; exit 1; }}",
             f'{_exec(words)} --name "{self.name}-{member}" --local-directory {place}',
         ]
 

@@ -27,6 +27,7 @@ class OAR(Job):
         return [
             *(f"{name} {value}" for name, value in given.items() if value is not None),
             f"-l nodes={self.nodes}/core={self.workers_per_node},walltime={self.clock}",
-            "-O clusterglm-%jobid%.out -E clusterglm-%jobid%.out",
+            "-O clusterglm-%jobid%.out",  # one a line: behind a name of a file all else is part of it
+            "-E clusterglm-%jobid%.out",
             "--checkpoint 60",
         ]

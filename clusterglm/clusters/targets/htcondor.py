@@ -1,7 +1,7 @@
 """``htcondor``: the words of HTCondor (checked on a real one, 23.9, by the tests).
 
-A job's description stands in the lines of its script that begin with ``#CONDOR``. Jobs of one submission have no limit
-on those that run at once, so none wait in reserve: a fit asks for those that it misses.
+A job's description stands in the lines of its script that begin with ``#CONDOR``. None of its jobs wait in reserve: a
+worker's that ends goes back into the queue by itself.
 """
 
 from __future__ import annotations
@@ -18,25 +18,17 @@ from typing import Any, ClassVar, Literal
 from clusterglm.clusters import words
 from clusterglm.clusters.batch import site
 from clusterglm.clusters.batch.commands import Commands
-from clusterglm.clusters.batch.job import Job, Queue, Tag, untag
+from clusterglm.clusters.batch.job import WORKER, Job, Queue, Tag, untag
 from clusterglm.clusters.batch.options import Head, mebibytes
 from clusterglm.clusters.launcher import option, repeated
 from clusterglm.clusters.targets.jobqueue import JobQueue
-from clusterglm.errors import ClusterError, UsageError
+from clusterglm.errors import ClusterError
 
 _MARK = "#CONDOR"
 _ATTRIBUTES = "ClusterId,ProcId,JobStatus,HoldReason,LastRejMatchReason,RemoteHost,ClusterGLM"
 _STATES: dict[int, Literal["pending", "held", "running", "ending"]] = {
     **{1: "pending", 2: "running", 3: "ending", 5: "held", 6: "ending", 7: "running"}
 }
-_COMMAND = re.compile(r"\+?[A-Za-z_][\w.]{0,63}\s*=\s*[\w .,:+@/&|()*\[\]=<>!?-]{1,190}")
-
-
-def command(value: object, what: str) -> str:
-    """Return a command of a submit description: ``requirements = Memory > 4000``. UsageError for anything else."""
-    if not _COMMAND.fullmatch(text := str(value).strip()):
-        raise UsageError(what, text, "not a command of a submit description: write one such as request_gpus = 1")
-    return text
 
 
 class HTCondorQueue(Commands):
@@ -47,12 +39,13 @@ class HTCondorQueue(Commands):
     throttles = False
     number, task = "$1", "$2"  # which the description hands to the script
     forsake = "true"  # each job of a submission finds out by itself
+    again = "exit 0"  # see on_exit_remove below
 
     def here(self) -> bool:
         return shutil.which("condor_q") is not None
 
     def submission(self, script: str, after: str = "", tasks: int = 0, throttle: int = 0) -> list[str]:  # noqa: ARG002
-        # No condition: workers wait for their scheduler by themselves.
+        # No condition: workers that come too early go back into the queue.
         return ["condor_submit", "-terse", "-queue", str(tasks or 1), script]
 
     def text(self, submission: Sequence[str]) -> str:
@@ -96,7 +89,7 @@ class HTCondor(JobQueue):
     accounting_group: str | None = option(help="The accounting group that pays.", parse=words.word)
     disk: str | None = option(help="Disk of a worker's job, such as 4GB.", parse=words.word)
     directive: tuple[str, ...] = repeated(
-        help="A command of the submit description, such as 'request_gpus = 1'; may be repeated.", parse=command
+        help="A command of the submit description, such as 'request_gpus = 1'; may be repeated.", parse=words.command
     )
     skip: tuple[str, ...] = repeated(help="Commands that begin so are left out; may be repeated.", parse=words.word)
 
@@ -122,6 +115,9 @@ class HTCondor(JobQueue):
         limit = f"JobStatus == 2 && time() - EnteredCurrentStatus > {seconds}" if seconds else None
         given = {"request_memory": memory and mebibytes(memory), "request_disk": disk, "periodic_remove": limit}
         given |= {"accounting_group": self.accounting_group, **(of_site.get("job-extra-directives") or {})}
+        if tag.role == WORKER:
+            # One that has left in good order, or was killed, starts again for as long as there is a scheduler.
+            lines.append("on_exit_remove = ExitBySignal == False && ExitCode != 0")
         lines += [f"{name} = {value}" for name, value in given.items() if value is not None]
         return self.asked(_MARK, ("#!/bin/bash", []), [*lines, *self.directive])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import shutil
 import warnings
@@ -61,7 +62,8 @@ class OARQueue(Commands):
             values = next(iter(_read(self.run(["oarstat", "-f", "-J", "-j", job])).values()), {})
         except ClusterError:
             return ""
-        parts = [values.get("state"), f"exit code {values['exit_code']}" if values.get("exit_code") else None]
+        status = values.get("exit_code")  # as of waitpid
+        parts = [values.get("state"), None if status is None else f"exit code {os.waitstatus_to_exitcode(int(status))}"]
         return ", ".join(str(part) for part in [*parts, values.get("message")] if part)
 
 

@@ -34,6 +34,7 @@ class SGEQueue(Commands):
     ended = re.compile("do(es)? not exist|already in deletion")
     number, task = "${JOB_ID}", "${SGE_TASK_ID}"
     forsake = 'qdel "$JOB_ID"'  # this task too, which has nothing left to do
+    again = "exit 99"
 
     def here(self) -> bool:
         root = os.environ.get("SGE_ROOT", "/var/lib/gridengine")
@@ -44,7 +45,7 @@ class SGEQueue(Commands):
         return 75000  # max_aj_tasks, unless a site says otherwise
 
     def submission(self, script: str, after: str = "", tasks: int = 0, throttle: int = 0) -> list[str]:  # noqa: ARG002
-        # No condition: -hold_jid waits for the end of a job. Workers wait for their scheduler by themselves.
+        # No condition: -hold_jid waits for the end of a job. Workers that come too early go back into the queue.
         array = ["-t", f"1-{tasks}", "-tc", str(throttle)] if tasks else []
         return ["qsub", "-terse", *array, script]
 
