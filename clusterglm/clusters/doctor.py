@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,13 +13,15 @@ from typing import Any
 from clusterglm.clusters import checks
 from clusterglm.clusters.checks import Finding
 from clusterglm.clusters.cloud import api
-from clusterglm.clusters.hosts import fitness, reach
+from clusterglm.clusters.hosts import agent, fitness, reach
 from clusterglm.clusters.launcher import Size
 from clusterglm.clusters.targets.ansible import Ansible, playbooks
 from clusterglm.clusters.targets.ec2 import Ec2
 from clusterglm.clusters.targets.jobqueue import JobQueue
 from clusterglm.clusters.targets.onhosts import OnHosts
 from clusterglm.errors import ClusterError, ClusterglmError
+
+_PYTHON_SECONDS = 60.0  # from a file system that is slow
 
 
 def examine(launcher: Any) -> Iterator[Finding]:
@@ -67,9 +71,21 @@ def _queue(launcher: JobQueue) -> Iterator[Finding]:
 
 
 def _python(path: str) -> Finding:
-    """Return whether the nodes' Python is there; they run the same versions where they see the same file."""
-    there = Path(path).exists()
-    return Finding("python", path, "" if there else "no such file here: --python must be one that the nodes see")
+    """Return what the nodes' Python has; it has that on the nodes too, where they see the same file."""
+    if not Path(path).exists():
+        return Finding("python", path, "no such file here: --python must be one that the nodes see")
+    try:
+        asked = Path(agent.__file__).read_text(encoding="utf-8") + "\nprint(json.dumps(_versions()))\n"
+        done = subprocess.run(
+            [path, "-"], input=asked, cwd="/", capture_output=True, text=True, timeout=_PYTHON_SECONDS, check=True
+        )
+        probe = {"versions": json.loads(done.stdout)}
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return Finding("python", path, "does not run: --python must be a Python that has clusterglm")
+    missing = [name for name, version in probe["versions"].items() if version == "missing"]
+    wrong = f"no {' and no '.join(missing)} there: --python must be one that has clusterglm" if missing else ""
+    wrong = wrong or fitness.versions(probe, fitness.our_versions())
+    return Finding("python", f"{path}, {probe['versions']['python']}", wrong)
 
 
 def _hosts(launcher: OnHosts) -> Iterator[Finding]:

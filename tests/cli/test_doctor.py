@@ -45,6 +45,19 @@ def test_what_a_batch_system_lacks_is_said_with_its_cure(clusterglm: Any, target
         assert cure in text
 
 
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("/usr/bin/python3", "no dask and no distributed and no numpy"),
+        ("/bin/true", "does not run"),
+    ],
+)
+def test_the_nodes_python_is_asked_what_it_has(clusterglm: Any, python: str, words: str) -> None:
+    found = json.loads(clusterglm("doctor", "slurm", "--python", python, "--json").stdout)
+    (finding,) = (finding for finding in found if finding["what"] == "python")
+    assert words in finding["said"] + finding["cure"]
+
+
 def test_a_cloud_without_credentials(clusterglm: Any, tmp_path: Path) -> None:
     nothing = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "HOME": str(tmp_path)}
     done = clusterglm("doctor", "ec2", env=nothing | {"AWS_EC2_METADATA_DISABLED": "true"})
