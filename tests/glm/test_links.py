@@ -190,8 +190,8 @@ def test_penalised_answers_are_those_of_glum(pair: str, share: float) -> None:
         tol=1e-9,
         **options(pair),
     )
-    np.testing.assert_allclose(found.coefficients, peer.coef_, rtol=1e-6, atol=1e-7)
-    assert found.intercept == pytest.approx(peer.intercept_, rel=1e-6)
+    np.testing.assert_allclose(found.coefficients, peer.coef_, rtol=1e-7, atol=1e-8)
+    assert found.intercept == pytest.approx(peer.intercept_, rel=1e-7)
 
 
 @pytest.mark.parametrize("pair", NEW)
