@@ -94,8 +94,8 @@ def fit(
     **options
         The fields of ``clusterglm.request.Request``: solver, rows, columns, seed, target, features, categorical,
         weights, offset, missing, family, link, power, theta, penalty, alpha, lamduh, l1_ratio, penalty_factors,
-        bounds, summary, covariance, groups, weights_are, level, intercept, standardize, dtype, storage, chunk_rows,
-        tol, rel_gap, max_passes, start.
+        bounds, penalty_groups, summary, covariance, groups, weights_are, level, intercept, standardize, dtype, storage,
+        chunk_rows, tol, rel_gap, max_passes, start.
 
     Raises
     ------

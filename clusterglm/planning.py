@@ -7,7 +7,6 @@ none yet, typical ones of a core stand in.
 from __future__ import annotations
 
 import copy
-import math
 import os
 import time
 from collections.abc import Callable
@@ -44,7 +43,6 @@ _LEAST_SECONDS = 4e-3  # that one kernel is measured for
 _MOST_SECONDS = 0.2  # that making rows to put into memory may take
 _FILE_BYTES = 2**25
 _PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
-_NEAR = 0.13  # p / sqrt(m) of a sample of m rows whose fit is so near the optimum that its bound holds at once
 _TYPICAL_NULL_OBJECTIVE = 0.5  # to which a tolerance in standard errors is compared
 _SAMPLE_PASSES = 8  # that a fit of the sample makes over it
 _ALGEBRA_FLOPS = 60  # times p^3 that the driver does in a pass, for the step and the certificate
@@ -59,24 +57,14 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
     """
     if (pace := solver.pace) is None:
         return None
-    tolerance = request.tolerance
-    relative = tolerance.rel_gap or tolerance.tol**2 / (2 * rows * _TYPICAL_NULL_OBJECTIVE)
-    digits = math.log10(1e-8 / relative)
-    if request.model.family.quadratic:
-        passes = pace.quadratic + (max(round(pace.digit * digits / 4), 0) if pace.quadratic > 2 else 0)
-    else:
-        drawn = sample_rows(rows, columns) if request.start == "auto" else 0
-        first = pace.sample if drawn else pace.null
-        if drawn and solver.subsampled:
-            # The bound of the first points needs c A delta < 1 (glm/certificate.py), which grows like this; without it
-            # there is no telling how short the way is.
-            first += round(max(math.log2(columns / math.sqrt(drawn) / _NEAR), 0.0))
-        passes = first + max(round(pace.digit * digits), -first // 2)
+    relative = request.tolerance.relative(rows, _TYPICAL_NULL_OBJECTIVE)
+    drawn = sample_rows(rows, columns) if request.start == "auto" else 0
+    passes = pace.passes(relative, columns, request.model.family.quadratic, drawn, solver.subsampled)
     hessians = 1 + round(pace.renewed * (passes - 1))
     every = first_every(solver, request.model.family, rows, columns)
     ahead = sampled_before(request, solver, rows, columns) > 0
     # A bound in standard errors asks for the Hessian of all rows at the answer; a gap may do with that of a share.
-    exact = int(every > 1 and not tolerance.rel_gap)
+    exact = int(every > 1 and not request.tolerance.rel_gap)
     return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, exact, pace.pairs, ahead=ahead)
 
 

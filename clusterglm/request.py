@@ -7,7 +7,7 @@ options are not among them, because they do not change the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +70,7 @@ class Request:
     l1_ratio: float | None = None
     penalty_factors: Mapping[str, float] | None = None
     bounds: Mapping[str, tuple[float, float]] | None = None
+    penalty_groups: tuple[tuple[str, ...], ...] | None = None
     summary: bool = False
     covariance: str | None = None
     groups: str | None = None
@@ -103,6 +104,8 @@ class Request:
         elif self.bounds is not None:
             ends = {str(k): tuple(float(e) for e in v) for k, v in self.bounds.items()}
             object.__setattr__(self, "bounds", ends)
+        if self.penalty_groups is not None:
+            object.__setattr__(self, "penalty_groups", split_groups(self.penalty_groups, "--penalty-groups"))
         self._check_data()
         self._check_numbers()
         _ = self.model
@@ -254,7 +257,9 @@ class Request:
         penalty, lamduh = self.penalty, self.lamduh
         strength = self.alpha is not None or self.lamduh is not None
         if penalty is None:
-            if self.l1_ratio is not None:
+            if self.penalty_groups is not None:
+                penalty = "group"
+            elif self.l1_ratio is not None:
                 penalty = "elastic-net"
             elif self.rows is not None or strength:
                 penalty = "none" if self.method.smooth_only and not strength else "l1"
@@ -266,18 +271,20 @@ class Request:
         if self.penalty == "none" and strength:
             option, value = ("--alpha", self.alpha) if self.alpha is not None else ("--lamduh", self.lamduh)
             raise UsageError(option, value, "has no effect with --penalty none: leave one of them out")
-        if self.l1_ratio is not None and penalty != "elastic-net":
-            raise UsageError("--l1-ratio", self.l1_ratio, "goes with --penalty elastic-net")
+        if self.l1_ratio is not None and penalty not in ("elastic-net", "group"):
+            raise UsageError("--l1-ratio", self.l1_ratio, "goes with --penalty elastic-net or group")
+        ratio = self.l1_ratio if self.l1_ratio is not None else (1.0 if penalty == "group" else 0.5)
         model = Model(
             self.family_used,
             penalty,
             self.alpha,
             lamduh,
-            0.5 if self.l1_ratio is None else self.l1_ratio,
+            ratio,
             self.data is not None if self.intercept is None else self.intercept,
             self.standardize,
             dict(self.penalty_factors or {}),
             {name: (ends[0], ends[1]) for name, ends in (self.bounds or {}).items()},
+            self.penalty_groups or (),
         )
         if self.penalty_factors and not model.penalised:
             raise UsageError("--penalty-factors", None, "has no effect without a penalty: add --penalty and --alpha")
@@ -344,7 +351,8 @@ class Request:
         """Return the options that the iterates depend on, for a checkpoint's fingerprint."""
         options = {k: v for k, v in asdict(self).items() if k not in _WITHOUT_EFFECT}
         lists = {name: None if (v := getattr(self, name)) is None else list(v) for name in ("features", "categorical")}
-        return options | lists | {"rows": self.row_count}
+        groups = None if self.penalty_groups is None else [list(names) for names in self.penalty_groups]
+        return options | lists | {"rows": self.row_count, "penalty_groups": groups}
 
     def options(self) -> dict[str, Any]:
         """Return all options as JSON-able values, from which ``Request(**options)`` is the same request."""
@@ -412,6 +420,23 @@ def split_bounds(text: str, option: str) -> dict[str, tuple[float, float]]:
             raise UsageError(option, entry or '""', "write NAME=LOWER:UPPER,NAME=0:, each name once")
         found[name.strip()] = bounds
     return found
+
+
+def split_groups(given: str | Iterable[str | Iterable[str]], option: str) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of a list ``A+B,C+D,...`` or of lists of names.
+
+    Raises
+    ------
+    UsageError
+        An empty name.
+    """
+    listed = given.split(",") if isinstance(given, str) else given
+    groups = tuple(
+        tuple(name.strip() for name in (names.split("+") if isinstance(names, str) else names)) for names in listed
+    )
+    if not groups or not all(groups) or not all(map(all, groups)):
+        raise UsageError(option, given if isinstance(given, str) else None, "write NAME+NAME,NAME*: + in a group")
+    return groups
 
 
 def split_names(text: str, option: str) -> tuple[str, ...]:

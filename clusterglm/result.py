@@ -14,6 +14,7 @@ import numpy as np
 from clusterglm.errors import NOT_CONVERGED, redact
 from clusterglm.glm import model as glm
 from clusterglm.glm.inference import Inference
+from clusterglm.glm.solvers import SOLVERS
 from clusterglm.request import Request
 
 _PACKAGES = ("clusterglm", "dask", "distributed", "numpy")
@@ -27,6 +28,8 @@ class Result:
     the data that these are made of, ``levels`` the labels of those that are coded, the reference first. ``objective``
     is the mean loss (half the unit deviance) plus the penalty. ``parameters`` are the family's own, ``power`` or
     ``theta``. ``history`` holds one list a column of ``history.parquet``. Sizes in bytes, times in seconds.
+    ``start_saved`` says what a start other than the null model was worth: its ``distance`` from the optimum beside that
+    of the null model, the ``passes`` made, those ``foreseen_from_null``, and the difference, which is ``saved``.
     ``direction`` (intercept first, where there is one) is the verified direction along which the coefficients grow
     without end, where the status is ``no_finite_mle``. ``request`` has all options of the fit, so that it can be called
     again; secrets in them are redacted.
@@ -55,6 +58,7 @@ class Result:
     certificate: dict[str, Any]
     tolerance: dict[str, Any]
     start: str
+    start_saved: dict[str, float] | None
     iterations: int
     passes: int
     bytes: int
@@ -147,6 +151,7 @@ class Result:
             if rel_gap is None
             else {"kind": "rel_gap", "value": rel_gap},
             start=fitted.start,
+            start_saved=_saved(request, fitted),
             iterations=len(fitted.iterations),
             passes=fitted.passes,
             bytes=nbytes * fitted.passes,
@@ -189,6 +194,21 @@ class Result:
         keys = ("family", "link", "parameters", "feature_names", "coefficients", "intercept", "features", "levels")
         told = {key: getattr(self, key) for key in (*keys, "status", "versions")}
         return {"schema": 1} | told | {"offset": self.request.get("offset")}
+
+
+def _saved(request: Request, fitted: glm.Fit) -> dict[str, float] | None:
+    """Return what the start was worth; None of the null model, and where nobody knows what that would have taken."""
+    solver = SOLVERS.get(fitted.solver)
+    pace = solver.pace if solver is not None else None
+    away = fitted.null_objective - fitted.objective
+    if fitted.start == "null model" or pace is None or fitted.status != "optimal" or not away > 0:
+        return None
+    relative = request.tolerance.relative(fitted.weight, fitted.null_objective)
+    foreseen = 1 + pace.passes(relative, len(fitted.beta), fitted.family.quadratic)
+    first, last = fitted.iterations[0], fitted.iterations[-1]
+    distance = max(first.point.objective - last.point.objective, 0.0) / away
+    saved = {"passes": last.passes, "foreseen_from_null": foreseen, "saved": foreseen - last.passes}
+    return {"distance": float(distance), **saved}
 
 
 def _history(fitted: glm.Fit) -> dict[str, Sequence[Any]]:

@@ -24,9 +24,9 @@ ROWS, COLUMNS = 40_000, 6
 SAME = ("coefficients", "intercept", "objective", "certificate", "passes", "iterations", "status")
 FAMILIES = {"gaussian": sm.families.Gaussian, "binomial": sm.families.Binomial, "poisson": sm.families.Poisson}
 KEYS = """solver family link penalty alpha l1_ratio lamduh rows columns dtype storage status coefficients intercept
-    feature_names objective null_objective certificate tolerance start iterations passes bytes seconds cost chunks tasks
-    tasks_dropped workers threads blas_threads memory seed truth truth_error notes versions command started resumed
-    columns_dropped"""
+    feature_names objective null_objective certificate tolerance start start_saved iterations passes bytes seconds cost
+    chunks tasks tasks_dropped workers threads blas_threads memory seed truth truth_error notes versions command started
+    resumed columns_dropped"""
 FILES = {"result.json", "model.json", "plan.json", "history.parquet", "tasks.parquet", "checkpoint.npz"}
 PAGES = {"report.html", "performance-report.html", "task-stream.html"}
 

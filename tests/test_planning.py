@@ -40,6 +40,23 @@ def test_the_passes_of_every_solver_are_foreseen(
     assert abs(work.passes + 1 - fitted.passes) <= max(2, fitted.passes / 3)
 
 
+@pytest.mark.parametrize("solver", ["proximal_newton", "newton", "proximal_gradient", "admm"])
+def test_what_a_start_saved_is_what_a_fit_from_the_null_model_takes(solver: str) -> None:
+    data = local_rows(Synthetic(ROWS, 15))
+    how: dict[str, Any] = {"data": data, "solver": solver, "family": "binomial", "penalty": "none", "rel_gap": 1e-8}
+    found, null = (clusterglm.fit(start=start, **how) for start in ("auto", "null"))
+    assert null.start_saved is None
+    worth = found.start_saved
+    assert worth is not None
+    assert worth["passes"] == found.passes
+    assert worth["saved"] == worth["foreseen_from_null"] - found.passes > 0
+    assert abs(worth["foreseen_from_null"] - null.passes) <= max(2, null.passes / 3)
+    optimum = found.objective - found.certificate["gap"]
+    begun = (found.history["objective"][0] - optimum) / (found.null_objective - optimum)
+    assert 0 < worth["distance"] < 0.01
+    assert worth["distance"] == pytest.approx(begun, rel=1e-3)
+
+
 def test_a_solver_from_a_file_has_no_pace(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def own(problem, start, stop, trace): ...\n")
     request = Request(rows=1000, solver=f"{tmp_path}/own.py:own")

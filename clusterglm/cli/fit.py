@@ -59,15 +59,22 @@ def fit(
     theta: str | None = typer.Option(
         None, metavar="T", help="Of negative-binomial, variance mu + mu^2 / theta: a number, or estimate."
     ),
-    penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2 or elastic-net."),
+    penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2, elastic-net or group."),
     alpha: float | None = typer.Option(None, metavar="A", help="Strength: mean loss + alpha x penalty."),
     lamduh: float | None = typer.Option(None, metavar="L", help="Strength: sum of losses + lamduh x penalty."),
-    l1_ratio: float | None = typer.Option(None, metavar="R", help="Share of L1 in elastic-net.  [default: 0.5]"),
+    l1_ratio: float | None = typer.Option(
+        None, metavar="R", help="Share of L1 in elastic-net (default 0.5), of the norms in group (1)."
+    ),
     penalty_factors: str | None = typer.Option(
         None, metavar="A=F,...", help="Factors on the penalty of single columns; 0 takes them out of it."
     ),
     bounds: str | None = typer.Option(
         None, metavar="A=L:U,...", help="Bounds of single coefficients; age=0: is not negative."
+    ),
+    penalty_groups: str | None = typer.Option(
+        None,
+        metavar="A+B,C*,...",
+        help="Groups of --penalty group, by names or their beginnings.  [default: each text column]",
     ),
     summary: bool = typer.Option(False, "--summary", help="Standard errors, tests and intervals, as statsmodels has."),
     covariance: str | None = typer.Option(

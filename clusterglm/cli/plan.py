@@ -40,7 +40,7 @@ def plan(
     rows: str = typer.Option(..., metavar="N", help="How many rows, such as 8e8."),
     columns: int | None = typer.Option(None, metavar="N", help="Columns of them.  [default: 15]"),
     family: str | None = typer.Option(None, metavar="F", help="gaussian, binomial or poisson.  [default: binomial]"),
-    penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2 or elastic-net."),
+    penalty: str | None = typer.Option(None, metavar="P", help="none, l1, l2, elastic-net or group."),
     intercept: bool | None = typer.Option(None, "--intercept/--no-intercept", help="[default: without]"),
     dtype: str | None = typer.Option(None, metavar="T", help="float64 or float32.  [default: float64]"),
     storage: str | None = typer.Option(None, metavar="S", help="memory, disk or stream.  [default: auto]"),

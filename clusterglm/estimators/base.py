@@ -51,8 +51,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         p = self.get_params(deep=False)
         keys = ("family", "link", "power", "theta", "penalty", "alpha", "solver", "tol", "max_passes", "summary")
         options = {key: p[key] for key in keys if p.get(key) is not None}
-        if options.get("penalty") == "elastic-net":
+        if options.get("penalty") in ("elastic-net", "group") and p["l1_ratio"] is not None:
             options["l1_ratio"] = p["l1_ratio"]
+        if p["groups"] is not None:
+            options["penalty_groups"] = p["groups"]
         if options.get("penalty", "none") == "none":
             options.pop("alpha", None)
         return options
@@ -63,6 +65,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
         options, client = self._options(), None
         try:
+            if (groups := options.get("penalty_groups")) is not None:
+                options["penalty_groups"] = self._named(groups, is_dask(X) and hasattr(X, "columns"))
             if is_dask(X):
                 data, roles = data_of(X, y, weight, offset)
                 options |= roles | {"intercept": self.fit_intercept}
@@ -87,6 +91,20 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if (words := _WORDS.get(result.status)) is not None:
             warnings.warn(words, ConvergenceWarning, stacklevel=3)
         return self
+
+    def _named(self, groups: Any, framed: bool) -> list[list[str]]:
+        """Return groups of columns, given by number or by name, by the names that the rows of the fit have."""
+        names = list(getattr(self, "feature_names_in_", ()))
+        own = names if framed else [f"x{j}" for j in range(self.n_features_in_)]
+
+        def name(column: Any) -> str:
+            if isinstance(column, str):
+                return str(own[names.index(column)]) if column in names else column
+            if not 0 <= column < len(own):
+                raise ValueError(f"groups: column {column}, and there are {len(own)}")
+            return str(own[column])
+
+        return [[name(column) for column in group] for group in groups]
 
     def _levels(self, labels: dict[str, list[str]]) -> dict[str, Any]:
         from clusterglm.data.levels import Levels

@@ -23,10 +23,10 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
     Parameters
     ----------
     penalty : str
-        l2, none, l1 or elastic-net.
+        l2, none, l1, elastic-net or group.
     C : float
         The inverse of its strength: sum of losses + penalty / C, as in scikit-learn and dask-ml.
-    l1_ratio, fit_intercept, solver, tol, max_passes, summary, client
+    l1_ratio, groups, fit_intercept, solver, tol, max_passes, summary, client
         As in ``GLM``.
     """
 
@@ -35,7 +35,8 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
         penalty: str = "l2",
         *,
         C: float = 1.0,
-        l1_ratio: float = 0.5,
+        l1_ratio: float | None = None,
+        groups: Any = None,
         link: str | None = None,
         fit_intercept: bool = True,
         solver: str = "auto",
@@ -47,6 +48,7 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.penalty = penalty
         self.C = C
         self.l1_ratio = l1_ratio
+        self.groups = groups
         self.link = link
         self.fit_intercept = fit_intercept
         self.solver = solver

@@ -25,11 +25,13 @@ class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
     power, theta : float, optional
         Of tweedie and negative-binomial; theta may be ``"estimate"``.
     penalty : str
-        none, l1, l2 or elastic-net.
+        none, l1, l2, elastic-net or group.
     alpha : float
         Its strength: mean loss + alpha x penalty. Without effect where there is none.
-    l1_ratio : float
-        The share of L1 in elastic-net.
+    l1_ratio : float, optional
+        The share of L1 in elastic-net, by default 0.5; of the groups' norms in group, by default 1.
+    groups : sequence of sequences, optional
+        Those of the penalty ``group``, by the numbers of their columns or by their names; all others are by themselves.
     fit_intercept : bool
     solver : str
         A name of ``clusterglm.fit``.
@@ -51,7 +53,8 @@ class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
         theta: float | str | None = None,
         penalty: str = "none",
         alpha: float = 1.0,
-        l1_ratio: float = 0.5,
+        l1_ratio: float | None = None,
+        groups: Any = None,
         fit_intercept: bool = True,
         solver: str = "auto",
         tol: float = 1e-6,
@@ -66,6 +69,7 @@ class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
         self.penalty = penalty
         self.alpha = alpha
         self.l1_ratio = l1_ratio
+        self.groups = groups
         self.fit_intercept = fit_intercept
         self.solver = solver
         self.tol = tol
@@ -119,7 +123,8 @@ class _OfOneFamily(GLM):
         *,
         penalty: str = "l2",
         alpha: float = 1.0,
-        l1_ratio: float = 0.5,
+        l1_ratio: float | None = None,
+        groups: Any = None,
         fit_intercept: bool = True,
         solver: str = "auto",
         tol: float = 1e-6,
@@ -130,6 +135,7 @@ class _OfOneFamily(GLM):
         self.penalty = penalty
         self.alpha = alpha
         self.l1_ratio = l1_ratio
+        self.groups = groups
         self.fit_intercept = fit_intercept
         self.solver = solver
         self.tol = tol
@@ -149,7 +155,8 @@ class LinearRegression(_OfOneFamily):
         *,
         penalty: str = "none",
         alpha: float = 1.0,
-        l1_ratio: float = 0.5,
+        l1_ratio: float | None = None,
+        groups: Any = None,
         fit_intercept: bool = True,
         solver: str = "auto",
         tol: float = 1e-6,
@@ -161,6 +168,7 @@ class LinearRegression(_OfOneFamily):
             penalty=penalty,
             alpha=alpha,
             l1_ratio=l1_ratio,
+            groups=groups,
             fit_intercept=fit_intercept,
             solver=solver,
             tol=tol,
@@ -193,7 +201,8 @@ class TweedieRegression(_OfOneFamily):
         power: float = 1.5,
         penalty: str = "l2",
         alpha: float = 1.0,
-        l1_ratio: float = 0.5,
+        l1_ratio: float | None = None,
+        groups: Any = None,
         fit_intercept: bool = True,
         solver: str = "auto",
         tol: float = 1e-6,
@@ -206,6 +215,7 @@ class TweedieRegression(_OfOneFamily):
             penalty=penalty,
             alpha=alpha,
             l1_ratio=l1_ratio,
+            groups=groups,
             fit_intercept=fit_intercept,
             solver=solver,
             tol=tol,
@@ -229,7 +239,8 @@ class NegativeBinomialRegression(_OfOneFamily):
         theta: float | str = 1.0,
         penalty: str = "l2",
         alpha: float = 1.0,
-        l1_ratio: float = 0.5,
+        l1_ratio: float | None = None,
+        groups: Any = None,
         fit_intercept: bool = True,
         solver: str = "auto",
         tol: float = 1e-6,
@@ -242,6 +253,7 @@ class NegativeBinomialRegression(_OfOneFamily):
             penalty=penalty,
             alpha=alpha,
             l1_ratio=l1_ratio,
+            groups=groups,
             fit_intercept=fit_intercept,
             solver=solver,
             tol=tol,

@@ -9,10 +9,11 @@ conditions on u hold, and what is left tends to (d'Hd + d' diag(l2) d)/2, half t
 singular: collinear columns under L1, more columns than rows. tau is measured along one direction, not all of them.
 
 Coefficients without penalty need u = 0 exactly, and get it up to rounding; |u_j| > l1_j by rounding alone would cost
-(1 - k) P. So what should hold exactly at some columns T is made to: where u_T = wanted_T + r, the step d + e with
-H_TT e = r meets it. With |r| <= R and E^2 = R'|H_TT^-1|R that step has ||d + e||_H <= ||d||_H + E, it moves the other
-u_j by at most E sqrt H_jj and a_i'd by at most sum_T |a_ik| |e_k|: rounding, too, is of second order. T are the columns
-without penalty and those that the model has off 0 under L1 alone, or the former only where H_TT is singular.
+(1 - k) P, and so would ||(u_j / l1_j)|| > 1 in a group. So what should hold exactly at some columns T is made to: where
+u_T = wanted_T + r, the step d + e with H_TT e = r meets it. With |r| <= R and E^2 = R'|H_TT^-1|R that step has
+||d + e||_H <= ||d||_H + E, it moves the other u_j by at most E sqrt H_jj and a_i'd by at most sum_T |a_ik| |e_k|:
+rounding, too, is of second order. T are the columns without penalty and those that the model has off 0 under L1 alone,
+or the former only where H_TT is singular.
 
 ``step_bound`` takes an exact Hessian at the point, and no pass. ``dual_bound`` makes one pass for the Hessian of those
 columns that carry no penalty or are off 0, steps among them, and makes another for H d: for rows so wide that their
@@ -164,7 +165,7 @@ def directions(penalty: Penalty, point: Point, largest: Array, most: int) -> NDA
     """Return S, sorted: the columns without penalty, then those off 0 or about to leave it, the worst first."""
     free = np.flatnonzero(penalty.free)
     xi = np.abs(penalty.residual(point.beta, point.gradient)) / largest
-    rest = np.flatnonzero(~penalty.free & ((point.beta != 0) | (xi > 0)))
+    rest = np.flatnonzero(~penalty.free & (penalty.off(point.beta) | (xi > 0)))
     worst = rest[np.argsort(-xi[rest], kind="stable")][: most - len(free)]
     return np.sort(np.concatenate([free, worst]))
 
@@ -203,8 +204,8 @@ def _bound(
     if not np.isfinite(noise).all():
         return _NONE
     # What must hold exactly: u = 0 without penalty, |u| = l1 at the model's active coefficients under L1 alone.
-    free, sharp = penalty.free[S], (penalty.l2[S] == 0) & (point.beta[S] + step != 0)
-    wanted = np.sign(u) * penalty.l1
+    free, sharp = penalty.free[S], (penalty.l2[S] == 0) & penalty.take(S).off(point.beta[S] + step)
+    wanted = penalty.extreme(u)
     for pinned in (S[free | sharp], S[free]):
         exact = _correction(known, pinned, np.abs(u - wanted) + noise, largest)
         if exact is not None:

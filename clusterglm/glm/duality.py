@@ -9,6 +9,7 @@ not,
     P(beta) - P* <= F_k + sum_j [ Omega_j(beta_j) + Omega_j*(k u_j) - k u_j beta_j ]
 
     Omega_j*(v)  = (|v| - l1_j)+^2 / (2 l2_j);   0 up to |v| = l1_j and infinite beyond where l2_j = 0
+                   a group is one such term in (l1_j b_j), of l1 = 1 and l2 = l2_j / l1_j^2, with norms for |.|
     F_k         <= k F + (1 - k) f,              F = (1/W) sum_i w_i F_i,   f = mean loss
     F_k         <= (k sqrt F + (1 - k) sqrt f)^2     for the gaussian family
     F_i          = l(y_i, eta_i) + l_i*(v_i) - v_i eta_i
@@ -41,6 +42,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterglm.glm import group_norm
 from clusterglm.glm.family import Family
 from clusterglm.glm.penalties import Penalty
 
@@ -83,6 +85,7 @@ def duality_gap(
         Whether the family is gaussian.
     """
     some = ~penalty.free
+    some[penalty.grouped] = False
     l1, l2, b = penalty.l1[some], penalty.l2[some], np.abs(beta[some])
     # beta_j > 0 without loss of generality: along = u_j in its direction.
     along, n = np.where(beta[some] < 0, -u[some], u[some]), noise[some]
@@ -90,14 +93,46 @@ def duality_gap(
     sharp = l2 == 0
     with np.errstate(divide="ignore"):
         most = float(np.min(l1[sharp] / size[sharp], initial=1.0))
-    k = most * _SHRINKAGE
+    groups = _Groups.of(penalty, beta, u, noise)
+    k = min(most, groups.most()) * _SHRINKAGE
     mean_part = k * divergence + (1 - k) * loss
     if quadratic:
         mean_part = (k * np.sqrt(divergence) + (1 - k) * np.sqrt(loss)) ** 2
     # Convex in u: the worst u within its error is at one of the ends.
     ends = _penalty_part(l1, l2, b, k[:, None] * np.stack([along - n, along + n])[:, None])
-    gaps = mean_part + ends.max(axis=0).sum(axis=1)
+    gaps = mean_part + ends.max(axis=0).sum(axis=1) + groups.parts(k)
     return float(np.min(gaps)) * (1 + 4 * (len(b) + 4) * EPS)
+
+
+class _Groups(NamedTuple):
+    """The groups of a penalty in units of l1: c = l1 beta, w = u / l1 and its error, and the ridge l2 / l1^2."""
+
+    numbers: NDArray[np.intp]
+    c: Array
+    w: Array
+    noise: Array
+    ridge: Array
+
+    @classmethod
+    def of(cls, penalty: Penalty, beta: Array, u: Array, noise: Array) -> _Groups:
+        g = penalty.grouped
+        l1, numbers = penalty.l1[g], np.empty(0, dtype=np.intp) if penalty.groups is None else penalty.groups[g]
+        return cls(numbers, l1 * beta[g], u[g] / l1, noise[g] / l1, penalty.l2[g] / (l1 * l1))
+
+    def most(self) -> float:
+        """Return the largest k <= 1 with ||k w_g|| <= 1 wherever there is no ridge."""
+        sharp = self.ridge == 0
+        size = group_norm.norms(self.numbers, np.abs(self.w) + self.noise)[sharp]
+        members = group_norm.sums(self.numbers, np.ones_like(self.w))[sharp]
+        with np.errstate(divide="ignore"):
+            return float(np.min(1 / size / (1 + (members + 8) * EPS), initial=1.0))
+
+    def parts(self, k: Array) -> Array:
+        """Return the sum over the groups of the theorem's terms for every k, (K,)."""
+        if not len(self.c):
+            return np.zeros_like(k)
+        parts = [group_norm.gap(self.numbers, self.c, one * self.w, one * self.noise, self.ridge) for one in k]
+        return np.array(parts)
 
 
 def _penalty_part(l1: Array, l2: Array, b: Array, v: Array) -> Array:

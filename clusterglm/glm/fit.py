@@ -23,7 +23,7 @@ from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.inference import Wanted, infer
 from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
-from clusterglm.glm.penalties import Penalty, elastic_net
+from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
 from clusterglm.glm.refine import refine
 from clusterglm.glm.scan import Scan, refuse
@@ -70,13 +70,9 @@ def fit(
         seen, read = look(rows, model, len(labels), "null" if limits.begin is not None else limits.start), 1
     scan = seen.scan
     notes = refuse(scan, labels, model, locate, target)
-    factors = model.penalty_factors(labels)
     sd = np.where(scan.deviation > 0, scan.deviation, 1.0)
     alpha = model.strength(scan.weight)
-    penalty = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
-    if model.bounds:
-        lower, upper = model.bounds_of(labels)
-        penalty = replace(penalty, lower=lower, upper=upper)
+    penalty = model.penalty_of(alpha, labels, sd)
     problem = Problem(rows, family, penalty, scan.weight, journal, limits.on_pass, passes=1, read=read)
     problem.limit = max(limits.max_passes, LEAST_PASSES)
     problem.every = first_every(solver, family, rows.rows, len(labels))
@@ -182,7 +178,7 @@ def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, t
             trace(solution.point)
         solution = replace(solution, status=stop.settle(solution))
         exact = problem.family.quadratic
-        exact = exact and not problem.penalty.bounded
+        exact = exact and not problem.penalty.bounded and not len(problem.penalty.grouped)
         if solution.status == "optimal" and exact and trace.certifier.ill_conditioned:
             with suppress(OutOfPasses):
                 solution = replace(solution, point=refine(problem, replace(solution.point, hessian=start.hessian)))
@@ -250,7 +246,10 @@ def _pin(penalty: Penalty, pinned: NDArray[np.intp], values: Array) -> Penalty:
     """
     l2 = penalty.l2.copy()
     l2[pinned] += np.where(values[pinned] != 0, values[pinned] ** 2, 1.0)
-    return replace(penalty, l2=l2)
+    groups = None if penalty.groups is None else penalty.groups.copy()
+    if groups is not None:
+        groups[pinned] = -1
+    return replace(penalty, l2=l2, groups=groups)
 
 
 def _unpinned(problem: Problem, point: Point, pinned: NDArray[np.intp], values: Array) -> Point:

@@ -104,8 +104,9 @@ def null_level(
 
 def level_radius(penalty: Penalty, spread: Array, best: float) -> float:
     """Return r of the module: a bound on sum_j s_j |beta_j*|, infinite where a column carries no penalty."""
-    some = spread > 0
-    s, l1, l2 = spread[some], penalty.l1[some], penalty.l2[some]
+    s, l1, l2 = penalty.as_single(spread)
+    some = s > 0
+    s, l1, l2 = s[some], l1[some], l2[some]
     if not len(s):
         return 0.0
     if ((l1 == 0) & (l2 == 0)).any():

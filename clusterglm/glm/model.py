@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from clusterglm.errors import DataError, UsageError, quoted, unknown
 from clusterglm.glm.certificate import Certificate
 from clusterglm.glm.family import Family
 from clusterglm.glm.inference import Inference
-from clusterglm.glm.penalties import PENALTIES
+from clusterglm.glm.penalties import PENALTIES, Penalty, elastic_net
 from clusterglm.glm.problem import Problem
 from clusterglm.glm.trace import Iteration, Tolerance
 
@@ -26,9 +26,11 @@ class Model:
     """What is to be fitted.
 
     ``alpha`` multiplies the penalty of the mean loss; ``lamduh`` is the sum form, alpha = lamduh / sum of weights. Give
-    one of them. ``l1_ratio`` is the share of L1 (1 for ``l1``, 0 for ``l2``). ``factors`` multiply the penalty of a
-    column, or of all those that a coded one was made into; 0 takes them out of it. ``bounds`` are (lower, upper) of
-    the coefficients in the columns' own units, infinite where there is none.
+    one of them. ``l1_ratio`` is the share of L1 (1 for ``l1``, 0 for ``l2``), and of the groups' norms for ``group``.
+    ``factors`` multiply the penalty of a column, or of all those that a coded one was made into; 0 takes them out of
+    it. ``bounds`` are (lower, upper) of the coefficients in the columns' own units, infinite where there is none.
+    ``groups`` are those of ``group``, each by the names of its columns or by ``NAME*`` for all that begin so; of the
+    columns in none of them, those that a coded one was made into are a group, and all others are by themselves.
     """
 
     family: Family
@@ -40,6 +42,7 @@ class Model:
     standardize: bool = False
     factors: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
@@ -54,6 +57,12 @@ class Model:
         for name, (low, high) in self.bounds.items():
             if not (low <= high and low < np.inf and high > -np.inf):
                 raise UsageError("--bounds", f"{name}={low:g}:{high:g}", "the lower must not be above the upper")
+        if self.groups and self.penalty != "group":
+            raise UsageError("--penalty-groups", None, "go with --penalty group")
+        if self.penalty == "group" and self.bounds:
+            raise UsageError("--bounds", None, "no solver knows both bounds and groups: leave one of them out")
+        if self.penalty == "group" and self.l1_ratio == 0:
+            raise UsageError("--l1-ratio", 0, "leaves nothing of the groups: use --penalty l2")
         for name, factor in self.factors.items():
             if not 0 <= factor < np.inf:
                 raise UsageError("--penalty-factors", f"{name}={factor}", "must be 0 or more")
@@ -90,6 +99,50 @@ class Model:
             found[self._columns("--penalty-factors", name, labels)] = factor
         return found
 
+    def penalty_of(self, alpha: float, labels: Sequence[str], deviations: Array, share: float | None = None) -> Penalty:
+        """Return the penalty of strength ``alpha`` on columns of these standard deviations, (p,), 1 where one is 0.
+
+        ``share`` stands in for that of L1.
+
+        Raises
+        ------
+        DataError
+            A factor, a bound or a group of a column that is not there; a column in two groups; two factors in one.
+        """
+        factors, groups = self.penalty_factors(labels), self.groups_of(labels) if self.penalty == "group" else None
+        for k in range(0 if groups is None else int(groups.max(initial=-1)) + 1):
+            if len(np.unique(factors[groups == k])) > 1:
+                names = "+".join(labels[j] for j in np.flatnonzero(groups == k)[:3])
+                raise DataError("--penalty-factors", names, "are one group: give all of it the same factor")
+        scales = deviations if self.standardize else None
+        penalty = elastic_net(alpha, self.share if share is None else share, factors, scales, groups)
+        if not self.bounds:
+            return penalty
+        lower, upper = self.bounds_of(labels)
+        return replace(penalty, lower=lower, upper=upper)
+
+    def groups_of(self, labels: Sequence[str]) -> NDArray[np.intp]:
+        """Return the number of every column's group, (p,), -1 for those by themselves.
+
+        Raises
+        ------
+        DataError
+            A group of a column that is not there, or a column in two groups.
+        """
+        found = np.full(len(labels), -1)
+        for k, names in enumerate(self.groups):
+            for name in names:
+                own = self._columns("--penalty-groups", name, labels)
+                if (found[own] >= 0).any():
+                    raise DataError("--penalty-groups", quoted(name), "in two groups, or twice: name a column once")
+                found[own] = k
+        coded: dict[str, int] = {}
+        for j, label in enumerate(labels):
+            name, bracket, _ = label.partition("[T.")
+            if bracket and found[j] < 0:
+                found[j] = coded.setdefault(name, len(self.groups) + len(coded))
+        return found
+
     def bounds_of(self, labels: Sequence[str]) -> tuple[Array, Array]:
         """Return the lower and the upper bound of every coefficient, (p,) each.
 
@@ -106,6 +159,8 @@ class Model:
 
     def _columns(self, option: str, name: str, labels: Sequence[str]) -> list[int]:
         own = [j for j, label in enumerate(labels) if label == name or label.startswith(f"{name}[T.")]
+        if not own and name.endswith("*"):
+            own = [j for j, label in enumerate(labels) if j >= self.intercept and label.startswith(name[:-1])]
         if not own or (self.intercept and own == [0]):
             raise DataError(option, quoted(name), "no such column among the features: correct it")
         return own

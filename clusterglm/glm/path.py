@@ -27,7 +27,7 @@ from clusterglm.glm.fit import fit
 from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.path_steps import Lockstep, sample_path
-from clusterglm.glm.penalties import Penalty, elastic_net, smallest_null_strength
+from clusterglm.glm.penalties import Penalty, smallest_null_strength
 from clusterglm.glm.problem import Columns, Problem, Rows
 from clusterglm.glm.sample import Drawn, SampleRows, draw
 from clusterglm.glm.scan import refuse
@@ -128,11 +128,8 @@ def fit_path(
     if not (factors[kept] > 0).any():
         raise DataError("columns", None, "none carries a penalty: nothing to choose a strength for")
 
-    lower, upper = model.bounds_of(labels) if model.bounds else (None, None)
-
-    def penalty(alpha: float) -> Penalty:
-        whole = elastic_net(alpha, model.share, factors, sd if model.standardize else None)
-        return replace(whole, lower=lower, upper=upper).take(kept)
+    def penalty(alpha: float, share: float | None = None) -> Penalty:
+        return model.penalty_of(alpha, labels, sd, share).take(kept)
 
     problem = Problem(rows, family, penalty(1.0), scan.weight, on_pass=limits.on_pass, passes=1, read=0)
     if constant.any():
@@ -144,9 +141,7 @@ def fit_path(
     null = _null(problem, null, free) if len(free) > first else null
     steps = Lockstep(problem, folds, limits.tolerance, Frame.of(scan, kept), scan.largest_offset)
     slope = steps.begin(null)
-    scales = factors * (sd if model.standardize else 1.0)
-    share = max(model.share, _SMALLEST_SHARE)
-    largest = smallest_null_strength(slope, scales[kept], share)
+    largest = smallest_null_strength(slope, penalty(1.0, max(model.share, _SMALLEST_SHARE)))
     alphas = grid.strengths(largest * (1 + 1e-9))  # so that all is zero at the first, whatever the rounding
     penalties = [penalty(a) for a in alphas]
     sample = _sample(problem, seen, len(kept), kept if constant.any() else None)
@@ -191,7 +186,7 @@ def fit_path(
 
 def _refuse(model: Model, folds: int, columns: int, rows: int) -> None:
     if model.penalty == "none":
-        raise UsageError("--penalty", "none", "has no strength to choose: l1, l2 or elastic-net")
+        raise UsageError("--penalty", "none", "has no strength to choose: l1, l2, elastic-net or group")
     if columns > MOST_COLUMNS:
         raise UsageError("columns", columns, f"a path needs Hessians, which are formed up to {MOST_COLUMNS} columns")
     if folds < 1 or folds > rows // 2:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import scales, solve
 from clusterglm.glm.penalties import Penalty, soft_threshold
+from clusterglm.glm.quadratic_groups import minimise_groups
 
 Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
@@ -39,6 +40,8 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
         return _within_bounds(H, g, center, penalty, tolerance)
     if penalty.smooth:
         return center - solve(H + np.diag(penalty.l2), g + penalty.l2 * center)
+    if len(penalty.grouped):
+        return minimise_groups(H, g, center, penalty, tolerance)
     most = max(20, len(g) // _PATIENCE) if len(g) >= _MANY else None
     z, ended = _feature_sign(H, g, center, penalty, _descend(H, g, center, penalty), tolerance, most)
     if ended:

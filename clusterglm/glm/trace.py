@@ -92,6 +92,10 @@ class Tolerance:
     tol: float = 0.01
     rel_gap: float | None = None
 
+    def relative(self, weight: float, null_objective: float) -> float:
+        """Return the gap over the null objective that this is, of rows of so much weight and a dispersion of 1."""
+        return self.tol**2 / (2 * weight * null_objective) if self.rel_gap is None else self.rel_gap
+
     def met(self, certificate: Certificate, null_objective: float) -> bool:
         if self.rel_gap is not None:
             return certificate.gap <= self.rel_gap * null_objective

@@ -390,7 +390,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("how it was proven", words.method(r)),
         ("optimality residual", f"{words.short(number(certificate.get('kkt')), 3)} standard errors"),
         ("stopping rule", words.asked(r)),
-        ("started from", r.get("start")),
+        ("started from", words.start(r)),
         ("rows held in", r.get("storage")),
         ("numbers", r.get("dtype")),
         ("seed", r.get("seed")),

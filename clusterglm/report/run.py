@@ -39,6 +39,7 @@ _RESULT: dict[str, Any] = {
     "seconds": {"*": float},
     "chunks": {"count": float, "rows": float, "spread": {"*": int}},
     "parameters": {"*": float},
+    "start_saved": {"*": float},
     "inference": {
         "names": list,
         "kind": str,

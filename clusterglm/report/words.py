@@ -15,7 +15,13 @@ _SOLVERS = {
     "proximal_newton": "proximal Newton",
 }
 _FAMILIES = {"binomial": "Logistic", "gaussian": "Linear", "poisson": "Poisson"}
-_PENALTIES = {"none": "no penalty", "l1": "L1 penalty", "l2": "L2 penalty", "elastic-net": "elastic-net penalty"}
+_PENALTIES = {
+    "none": "no penalty",
+    "l1": "L1 penalty",
+    "l2": "L2 penalty",
+    "elastic-net": "elastic-net penalty",
+    "group": "group penalty",
+}
 # Colour of the badge, its word, and what it means.
 _STATUS = {
     "optimal": ("good", "optimal", "The proven bound on the error is within the tolerance asked for."),
@@ -86,7 +92,7 @@ def model(result: dict[str, Any]) -> str:
         strengths = [f"alpha {short(number(result.get('alpha')), 4)}"]
         if result.get("lamduh") is not None:
             strengths.append(f"lamduh {short(number(result['lamduh']), 4)}")
-        if penalty == "elastic-net":
+        if penalty == "elastic-net" or (penalty == "group" and number(result.get("l1_ratio")) < 1):
             strengths.append(f"l1-ratio {short(number(result.get('l1_ratio')), 4)}")
         text += f" ({', '.join(strengths)})"
     link = f", {result['link']} link" if result.get("link") else ""
@@ -127,6 +133,16 @@ def asked(result: dict[str, Any]) -> str:
         return ""
     flag = {"tol": "--tol", "rel_gap": "--rel-gap"}.get(rule.get("kind", ""), rule.get("kind", ""))
     return f"{flag} {short(number(rule.get('value')), 3)}"
+
+
+def start(result: dict[str, Any]) -> str:
+    """Return where the fit began, and what that was worth."""
+    name, worth = result.get("start") or "", result.get("start_saved")
+    if not worth:
+        return name
+    passes, foreseen = (int(number(worth.get(key))) for key in ("passes", "foreseen_from_null"))
+    near = f"{short(number(worth.get('distance')), 2)} of the null model's distance from the optimum"
+    return f"{name}: {near}; {count(passes)} passes, where about {count(foreseen)} are foreseen from the null model"
 
 
 def call(result: dict[str, Any]) -> str:

@@ -100,6 +100,22 @@ def test_pickles_and_clones_predict_the_same(name: str) -> None:
     assert (clone(fitted).fit(frame, y).coef_ == fitted.coef_).all()
 
 
+def test_groups_are_given_by_number_or_by_name() -> None:
+    X, y = rows("binomial")
+    how: dict[str, Any] = {"penalty": "group", "C": 1 / 28}
+    by_number = estimators.LogisticRegression(groups=[[0, 1], [2, 3]], **how).fit(X, y)
+    assert (by_number.coef_[0] != 0).tolist() == [True, True, False, False]
+    frame = pd.DataFrame(X, columns=["size", "age", "city", "town"])
+    named = estimators.LogisticRegression(groups=[["size", "age"], ["city", "town"]], **how).fit(frame, y)
+    np.testing.assert_array_equal(named.coef_, by_number.coef_)
+    whole = estimators.GLM("binomial", penalty="group", alpha=1e-3, l1_ratio=0.5, groups=[["x*"]]).fit(X, y)
+    assert whole.result_.l1_ratio == 0.5
+    with pytest.raises(ValueError, match="no such column"):
+        estimators.GLM("binomial", penalty="group", groups=[["a"]]).fit(X, y)
+    with pytest.raises(ValueError, match="column 4, and there are 4"):
+        estimators.GLM("binomial", penalty="group", groups=[[4]]).fit(X, y)
+
+
 def test_parameters_that_are_set_take_effect() -> None:
     X, y = rows("gaussian")
     model = estimators.GLM(penalty="l2", alpha=0.1)

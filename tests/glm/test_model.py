@@ -14,7 +14,7 @@ from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Fit, Limits, Model
-from clusterglm.glm.penalties import smallest_null_strength
+from clusterglm.glm.penalties import elastic_net, smallest_null_strength
 from clusterglm.glm.scan import scan
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.start import null_intercept
@@ -241,7 +241,7 @@ def test_from_the_largest_strength_on_all_is_exactly_zero_and_just_below_one_ent
     null = fitted(table, family, penalty="l1", alpha=1e6)
     eta = table.offset + null.intercept
     g = table.A.T @ (FAMILIES[family].mean(eta) - table.y) / 200
-    top = smallest_null_strength(g, np.array([0.0, 1, 1, 1, 1, 1]), 1.0)
+    top = smallest_null_strength(g, elastic_net(1.0, 1.0, np.array([0.0, 1, 1, 1, 1, 1])))
     for factor, active in ((1.001, 0), (0.999, 1)):
         found = fitted(table, family, solver, penalty="l1", alpha=factor * top)
         assert np.count_nonzero(found.coefficients) == active

@@ -71,10 +71,10 @@ def test_the_intercept_has_no_strength_and_scales_belong_to_the_columns() -> Non
 
 def test_the_smallest_strength_at_which_all_is_zero() -> None:
     g, factors = np.array([5.0, -3.0, 1.0]), np.array([0.0, 1.0, 1.0])
-    assert smallest_null_strength(g, factors, 1.0) == 3.0
-    assert smallest_null_strength(g, factors, 0.5) == 6.0
-    assert smallest_null_strength(g, factors, 0.0) == np.inf
-    assert smallest_null_strength(g, np.zeros(3), 1.0) == 0.0
+    assert smallest_null_strength(g, elastic_net(1.0, 1.0, factors)) == 3.0
+    assert smallest_null_strength(g, elastic_net(1.0, 0.5, factors)) == 6.0
+    assert smallest_null_strength(g, elastic_net(1.0, 0.0, factors)) == np.inf
+    assert smallest_null_strength(g, elastic_net(1.0, 1.0, np.zeros(3))) == 0.0
 
 
 def test_soft_threshold() -> None:
@@ -98,7 +98,7 @@ def test_factors_are_those_of_glum(pair: str, share: float) -> None:
     how = {"penalty": "elastic-net", "alpha": 0.05, "l1_ratio": share, "penalty_factors": named, "tol": 1e-9}
     found = clusterglm.fit(data=(X, y), solver="proximal_newton", **options(pair), **how)
     assert found.status == "optimal"
-    np.testing.assert_allclose(found.coefficients, peer.coef_, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found.coefficients, peer.coef_, rtol=1e-7, atol=1e-8)
 
 
 def test_factors_of_a_column_that_is_not_there_or_without_a_penalty_are_refused() -> None:

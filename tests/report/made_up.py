@@ -109,7 +109,13 @@ def make_run(
         if certified
         else {"method": "none", "gap": None, "relative_gap": None, "kkt": 0.002, "error_in_se": None},
         "tolerance": {"kind": "tol", "value": 0.01},
-        "start": "null model",
+        "start": "fit on 30000 sampled rows",
+        "start_saved": {
+            "distance": 2.1e-3,
+            "passes": 2 * iterations,
+            "foreseen_from_null": 2 * iterations + 4,
+            "saved": 4,
+        },
         "iterations": iterations,
         "passes": 2 * iterations,
         "bytes": 1_024_000_000,

@@ -8,6 +8,7 @@ more; ``stop(trace(point))`` is None or a status. Each solver is the algorithm t
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from clusterglm.glm.solvers.proximal_gradient import proximal_gradient
 from clusterglm.glm.solvers.proximal_newton import proximal_newton
 from clusterglm.glm.trace import StoppingRule, Trace
 
+_NEAR = 0.13  # p / sqrt(m) of a sample of m rows whose fit is so near the optimum that its bound holds at once
 Solve = Callable[[Problem, Point, StoppingRule, Trace], Solution]
 
 
@@ -44,6 +46,19 @@ class Pace:
     digit: float
     renewed: float = 0.0
     pairs: bool = False
+
+    def passes(self, relative: float, columns: int, quadratic: bool, sample: int = 0, subsampled: bool = False) -> int:
+        """Return the passes after the first look to a ``relative`` gap: from the fit of ``sample`` rows, or, where that
+        is 0, from the null model. ``subsampled`` as of a solver."""
+        digits = math.log10(1e-8 / relative)
+        if quadratic:
+            return self.quadratic + (max(round(self.digit * digits / 4), 0) if self.quadratic > 2 else 0)
+        first = self.sample if sample else self.null
+        if sample and subsampled:
+            # The bound of the first points needs c A delta < 1 (certificate.py), which grows like this; without it
+            # there is no telling how short the way is.
+            first += round(max(math.log2(columns / math.sqrt(sample) / _NEAR), 0.0))
+        return first + max(round(self.digit * digits), -first // 2)
 
 
 @dataclass(frozen=True)
@@ -129,10 +144,11 @@ def refuse_kink(solver: Solver, has_l1: bool, penalty: str, bounded: bool = Fals
         raise UsageError("--bounds", None, f"{solver.name} knows no bounds: use one of {others}")
     if solver.smooth_only and has_l1:
         others = ", ".join(s.name for s in SOLVERS.values() if not s.smooth_only)
+        kinked = "the norm of a group has" if penalty == "group" else "L1 has"
         raise UsageError(
             "--penalty",
             penalty,
-            f"{solver.name} needs a smooth penalty, and L1 has a kink at zero: use one of {others}",
+            f"{solver.name} needs a smooth penalty, and {kinked} a kink at zero: use one of {others}",
         )
 
 

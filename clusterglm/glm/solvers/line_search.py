@@ -1,6 +1,8 @@
 """Step halving with one pass for the full step and one more for all shorter ones together.
 
-    accept t if  P(beta + t d) <= P(beta) + 1e-4 t D,    D = (g + l2 beta)'d + sum_j l1_j (|beta_j + d_j| - |beta_j|)
+    accept t if  P(beta + t d) <= P(beta) + 1e-4 t D,    D = (g + l2 beta)'d + N(beta + d) - N(beta)
+
+with N the penalty's part with kinks, sum_j l1_j |beta_j| or norms of groups.
 
 Tseng and Yun (2009), "A coordinate gradient descent method for nonsmooth separable minimization", Math. Prog. 117.
 For a smooth penalty this is Armijo's rule. A trial whose objective is not finite is refused.
@@ -33,16 +35,16 @@ def halve(
     """
     penalty, full = problem.penalty, point.beta + direction
     slope = point.gradient + penalty.l2 * point.beta
-    decrease = float(slope @ direction + penalty.l1 @ (np.abs(full) - np.abs(point.beta)))
+    decrease = float(slope @ direction) + penalty.rise(point.beta, full)
     ceiling = point.objective if reference is None else reference
     rounding = _ROUNDING * abs(ceiling)
     if not np.isfinite(full).all() or decrease > rounding:
         return None, 0.0
     trial = problem.at(full, hessian)
     if np.isfinite(trial.gradient).all():
-        signs = np.where(full == 0, np.sign(point.beta), np.sign(full))
+        kinks = penalty.slopes(full, point.beta)
         with np.errstate(over="ignore"):  # far out, where no objective is
-            end = float((trial.gradient + penalty.l2 * full + penalty.l1 * signs) @ direction)
+            end = float((trial.gradient + penalty.l2 * full + kinks) @ direction)
         flat = trial.objective <= ceiling + _NOISE * abs(ceiling) and end <= (2 * _SUFFICIENT - 1) * decrease
         if flat or trial.objective <= ceiling + _SUFFICIENT * decrease + rounding:
             return trial, 1.0
