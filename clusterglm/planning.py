@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -141,19 +141,14 @@ def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
     with one_blas_thread():
         windows = stream.windows(stream.window_rows)
         first = copy.deepcopy(next(windows))  # which finds code, pages and files cold
-        began, rows = time.perf_counter(), 0
-        for window in islice(windows, 8):
-            rows += len(window)
-        made = time.perf_counter() - began
-        if not rows:  # one window is all there is
-            began = time.perf_counter()
-            rows = sum(len(window) for window in stream.windows(stream.window_rows))
-            made = time.perf_counter() - began
+        # One window is all there is, or there are others.
+        made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
         # Missing and infinite values are refused by the scan; here they are nobody's matter.
         beta = np.zeros(stream.columns)
         with np.errstate(all="ignore"):
             times = {
-                "make": made / rows,
+                # Files are decoded many windows at a time, of which the first takes it all.
+                "make": _median(made) if stream.origin.random_access else float(np.mean(made)),
                 "scan": _per_row(first, scan, family),
                 "gradient": _per_row(first, kernels.gradient, family, beta),
                 "pair": _per_row(first, kernels.gradient, family, np.zeros((stream.columns, 2))),
@@ -183,14 +178,27 @@ def _per_row(chunk: Chunk, kernel: Callable[..., Any], *args: Any) -> float:
     """Return the seconds that a kernel takes for a row, from the dtype in which it is stored on."""
     for block in chunk.blocks():
         kernel(block, *args)
-    seconds, rows = 0.0, 0
-    while seconds < _LEAST_SECONDS:
+    seconds: list[float] = []
+    while sum(seconds) < _LEAST_SECONDS:
         began = time.perf_counter()
         for block in chunk.blocks():
             kernel(block, *args)
-        seconds += time.perf_counter() - began
-        rows += len(chunk)
-    return seconds / rows
+        seconds.append(time.perf_counter() - began)
+    return _median(seconds) / len(chunk)
+
+
+def _seconds_a_row(windows: Iterable[Chunk]) -> list[float]:
+    """Return the seconds a row that each window takes to be made."""
+    found, began = [], time.perf_counter()
+    for window in windows:
+        found.append((time.perf_counter() - began) / len(window))
+        began = time.perf_counter()
+    return found
+
+
+def _median(seconds: list[float]) -> float:
+    """Return the middle one: a thread that had to wait for a core once must not make a fit look ten times longer."""
+    return float(np.median(seconds))
 
 
 def _disk() -> dict[str, float]:
