@@ -118,8 +118,8 @@ def run(arguments: Sequence[str]) -> int:
         config.check()
         try:
             code = _invoke(plain)
-        except rehearsal.Elsewhere:
-            rehearsal.enter(arguments)  # and runs there from its beginning
+        except rehearsal.Elsewhere as away:
+            rehearsal.enter(arguments, away.cloud)  # and runs there from its beginning
         output.flush()
         return code
     except BrokenPipeError:  # `clusterglm ls | head -1`: the reader has what it wanted

@@ -100,8 +100,8 @@ def start(
             plan.steps["fit admm --rows 8e8"] = published(launcher, count)
         output.data_json(dataclasses.asdict(plan)) if json_ else output.data(str(plan))
         return
-    if getattr(launcher, "fake", None) and not rehearsal.inside():
-        raise rehearsal.Elsewhere("--fake", None, "a rehearsal is for the command line")
+    if getattr(launcher, "fake", None) and not rehearsal.inside(target.target):
+        raise rehearsal.Elsewhere("--fake", None, "a rehearsal is for the command line", cloud=target.target)
     record = _launch(launcher, name, Size(count), seconds)
     if json_:
         output.data_json(summary(record))

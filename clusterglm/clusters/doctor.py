@@ -18,6 +18,7 @@ from clusterglm.clusters.launcher import Size
 from clusterglm.clusters.targets.ansible import Ansible, playbooks
 from clusterglm.clusters.targets.ec2 import Ec2
 from clusterglm.clusters.targets.jobqueue import JobQueue
+from clusterglm.clusters.targets.oncloud import OnCloud
 from clusterglm.clusters.targets.onhosts import OnHosts
 from clusterglm.errors import ClusterError, ClusterglmError
 
@@ -33,6 +34,8 @@ def examine(launcher: Any) -> Iterator[Finding]:
         yield from _queue(launcher)
     elif isinstance(launcher, Ec2):
         yield _aws(launcher)
+    elif isinstance(launcher, OnCloud):
+        yield _cloud(launcher)
     else:
         yield from checks.local()
 
@@ -44,6 +47,17 @@ def _aws(launcher: Ec2) -> Finding:
     except ClusterError as error:
         return Finding("AWS", "does not answer", str(error))
     return Finding("AWS", f"answers, {len(found)} machines of clusters in this region")
+
+
+def _cloud(launcher: OnCloud) -> Finding:
+    """Look whether a cloud takes the credentials, by questions that cost nothing."""
+    try:
+        provider = launcher.provider()
+        provider.check()
+        found = provider.servers()
+    except ClusterError as error:
+        return Finding(launcher.target, "does not answer", str(error))
+    return Finding(launcher.target, f"answers, {len(found)} machines of clusters in it")
 
 
 def _queue(launcher: JobQueue) -> Iterator[Finding]:

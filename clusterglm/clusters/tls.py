@@ -5,6 +5,7 @@ Whoever may read ``key.pem`` may run code on the cluster, so the files are their
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
@@ -22,8 +23,10 @@ _LIFE = timedelta(days=397)
 _SKEW = timedelta(days=1)  # a node's clock may be behind
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, secret: bytes | None = None) -> Path:
     """Write ``ca.pem``, ``cert.pem`` and ``key.pem`` (0600) into a folder (0700), and return it; keys there are kept.
+
+    Whoever knows the ``secret`` can make keys that are taken by those who hold others of the same secret.
 
     Raises
     ------
@@ -33,7 +36,7 @@ def make(folder: Path) -> Path:
     private_folder(folder)
     if all((folder / name).exists() for name in FILES):
         return folder
-    return keep(folder, dict(zip(FILES, _pair(), strict=True)))
+    return keep(folder, dict(zip(FILES, _pair(secret), strict=True)))
 
 
 def keep(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -77,8 +80,10 @@ def variables(folder: PurePath) -> dict[str, str]:
     return {f"DASK_DISTRIBUTED__COMM__{name}": value for name, value in names.items()}
 
 
-def _pair() -> tuple[bytes, bytes, bytes]:
-    """Return a new authority's certificate, and a certificate with its key that the authority has signed.
+def _pair(secret: bytes | None) -> tuple[bytes, bytes, bytes]:
+    """Return an authority's certificate, and a certificate with its key that the authority has signed.
+
+    The authority is a new one, or the one that ``secret`` makes again.
 
     Dask compares no host names: to be signed by this authority is all that counts.
     """
@@ -112,8 +117,16 @@ def _pair() -> tuple[bytes, bytes, bytes]:
             builder = builder.add_extension(extension, critical)
         return builder.sign(authority, hashes.SHA256())
 
-    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    curve = ec.SECP256R1()
+    key = ec.generate_private_key(curve)
+    authority = ec.generate_private_key(curve) if secret is None else ec.derive_private_key(_scalar(secret), curve)
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     ca = certificate("authority", authority.public_key(), is_ca=True)
     return ca.public_bytes(pem), certificate("cluster", key.public_key(), is_ca=False).public_bytes(pem), private
+
+
+def _scalar(secret: bytes) -> int:
+    """Return a private key of the curve P-256 from a secret: 512 bits of it modulo the order leave no bias."""
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    return int.from_bytes(hashlib.sha512(secret).digest()) % (order - 1) + 1

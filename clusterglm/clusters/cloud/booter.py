@@ -1,8 +1,8 @@
-"""Makes the instances of a moto server live: each becomes a network namespace in which its own user data runs.
+"""Makes the machines of fake clouds live: each becomes a network namespace in which its own user data runs.
 
 Runs inside the namespaces of clusters/cloud/rehearsal.py, where there is no way out to any network. Nothing of what a
 machine runs is changed; but ``shutdown``, ``apt-get``, ``curl``, ``uv`` and their like are found first in a folder of
-stand-ins, so that Python is this one, nothing is downloaded, and a machine that halts is ended as EC2 would end it.
+stand-ins, so that Python is this one, nothing is downloaded, and a machine that halts is ended as its cloud would.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from clusterglm.clusters.cloud import userdata
+from clusterglm.clusters.cloud.fakes import Fake, Instance
 
 GATEWAY = "172.31.0.1"  # in moto's default network, and the caller's address
 _BRIDGE = "cglm0"
-# moto hands out public addresses of hosts that exist: here they stay on the bridge.
-PUBLIC = "54.214.0.0/16"
+# moto hands out public addresses of hosts that exist: here they stay on the bridge. The other ranges are for examples.
+PUBLIC = ("54.214.0.0/16", "203.0.113.0/24", "198.51.100.0/24")
 _NOTHING = ("apt-get", "apt", "curl", "systemctl", "docker")
 _UV = """#!/bin/sh
 [ "$1" = venv ] || exit 0
@@ -42,12 +40,12 @@ esac
 class Machine:
     """One live instance."""
 
-    def __init__(self, instance: Mapping[str, Any], script: str, folder: Path, programs: Path) -> None:
-        self.id, self.folder = str(instance["InstanceId"]), folder
+    def __init__(self, instance: Instance, folder: Path, programs: Path) -> None:
+        self.id, self.folder = instance.id, folder
         self.namespace = f"cglm-{self.id[-8:]}"
         (folder / "srv").mkdir(parents=True)
-        (folder / "run.sh").write_text(script)
-        self._connect(instance["PrivateIpAddress"], instance.get("PublicIpAddress"))
+        (folder / "run.sh").write_text(instance.script() or "#!/bin/sh\n")
+        self._connect(instance.private, instance.public)
         environment = {
             "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(folder),
@@ -100,17 +98,18 @@ class Machine:
         run(*inside, "link", "set", "lo", "up")
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "addr", "add", f"{private}/16", "dev", "eth0")
-        run(*inside, "route", "add", PUBLIC, "dev", "eth0", "src", private)
+        for addresses in PUBLIC:
+            run(*inside, "route", "add", addresses, "dev", "eth0", "src", private)
         if public:
             run(*inside, "addr", "add", f"{public}/32", "dev", "eth0")
 
 
 class Booter:
-    """Follows what moto says of its instances, and makes it true."""
+    """Follows what fakes say of their machines, and makes it true."""
 
-    def __init__(self, ec2: Any, folder: Path) -> None:
-        self.ec2, self.folder = ec2, folder
-        self.machines: dict[str, Machine] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.machines: dict[str, dict[str, Machine]] = {}  # by cloud and id
         self.programs = folder / "programs"
         self.programs.mkdir()
         for name in _NOTHING:
@@ -123,27 +122,20 @@ class Booter:
         run("ip", "link", "add", _BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{GATEWAY}/16", "dev", _BRIDGE)
         run("ip", "link", "set", _BRIDGE, "up")
-        run("ip", "route", "add", PUBLIC, "dev", _BRIDGE)
+        for addresses in PUBLIC:
+            run("ip", "route", "add", addresses, "dev", _BRIDGE)
 
-    def look(self) -> list[dict[str, Any]]:
-        """Bring the machines in line with the instances, and return these."""
-        instances = [
-            instance
-            for page in self.ec2.get_paginator("describe_instances").paginate()
-            for reservation in page["Reservations"]
-            for instance in reservation["Instances"]
-        ]
-        running = {item["InstanceId"]: item for item in instances if item["State"]["Name"] == "running"}
-        for identity in self.machines.keys() - running.keys():
-            self.machines.pop(identity).end()
+    def look(self, cloud: str, fake: Fake) -> None:
+        """Bring the machines of a cloud in line with what its fake says."""
+        live = self.machines.setdefault(cloud, {})
+        running = {instance.id: instance for instance in fake.running()}
+        for identity in live.keys() - running.keys():
+            live.pop(identity).end()
         for identity, instance in running.items():
-            if identity not in self.machines:
-                folder = self.folder / identity
-                script = userdata.unpacked(_user_data(self.ec2, identity)) or "#!/bin/sh\n"
-                self.machines[identity] = Machine(instance, script, folder, self.programs)
-            elif self.machines[identity].halted():
-                self._halt(identity)
-        return instances
+            if identity not in live:
+                live[identity] = Machine(instance, self.folder / identity, self.programs)
+            elif live[identity].halted():
+                fake.halted(identity)
 
     def console(self, identity: str) -> str:
         """Return the end of what a machine has printed, also of one that is gone."""
@@ -151,17 +143,10 @@ class Booter:
         return path.read_text(errors="replace")[-(2**16) :] if path.exists() else ""
 
     def end(self) -> None:
-        for machine in self.machines.values():
-            machine.end()
+        for live in self.machines.values():
+            for machine in live.values():
+                machine.end()
         self.machines.clear()
-
-    def _halt(self, identity: str) -> None:
-        attribute = "instanceInitiatedShutdownBehavior"
-        found = self.ec2.describe_instance_attribute(InstanceId=identity, Attribute=attribute)
-        if found["InstanceInitiatedShutdownBehavior"].get("Value") == "terminate":
-            self.ec2.terminate_instances(InstanceIds=[identity])
-        else:
-            self.ec2.stop_instances(InstanceIds=[identity])
 
     def _program(self, name: str, text: str) -> None:
         path = self.programs / name
@@ -175,8 +160,3 @@ def run(*command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
-
-
-def _user_data(ec2: Any, identity: str) -> str:
-    found = ec2.describe_instance_attribute(InstanceId=identity, Attribute="userData")
-    return str(found["UserData"].get("Value", ""))

@@ -16,12 +16,18 @@ def rehearsed(name: str | None = None) -> list[dict[str, Any]]:
     """Return the machines of a cluster, or of all, in a rehearsal that is looked at from outside."""
     if rehearsal.inside():
         return []
-    return [item for item in rehearsal.shown()["instances"] if item["State"]["Name"] in BORN and _is_of(item, name)]
+    return [
+        item
+        for item in rehearsal.shown("ec2").get("instances", [])
+        if item["State"]["Name"] in BORN and _is_of(item, name)
+    ]
 
 
 def rehearsed_groups(name: str | None = None) -> list[dict[str, Any]]:
     """Return the security groups of a cluster, or of all, in a rehearsal that is looked at from outside."""
-    return [] if rehearsal.inside() else [item for item in rehearsal.shown()["groups"] if _is_of(item, name)]
+    return (
+        [] if rehearsal.inside() else [item for item in rehearsal.shown("ec2").get("groups", []) if _is_of(item, name)]
+    )
 
 
 def _is_of(item: Mapping[str, Any], name: str | None) -> bool:

@@ -1,9 +1,9 @@
-"""``up ec2 --fake``: a whole life of a cluster on EC2 with no account, on one Linux machine.
+"""``up ec2 --fake`` and its like: a whole life of a cluster in a cloud with no account, on one Linux machine.
 
-One process holds a moto server and the booter that makes its instances live, in user, network, mount and process
-namespaces of its own. There is no route out of them, so nothing in a rehearsal can reach an address outside this
-machine; and with that process ends everything in it, so nothing can be left over. Commands on a rehearsed cluster
-enter its network and run there as they would against AWS.
+One process holds the fakes of the clouds that are rehearsed (clusters/cloud/fakes) and the booter that makes their
+machines live, in user, network, mount and process namespaces of its own. There is no route out of them, so nothing in
+a rehearsal can reach an address outside this machine; and with that process ends everything in it, so nothing can be
+left over. Commands on a rehearsed cluster enter its network and run there as they would against the cloud itself.
 """
 
 from __future__ import annotations
@@ -22,26 +22,34 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clusterglm.clusters import registry
+from clusterglm.clusters.cloud.fakes import Fake, worlds
 from clusterglm.errors import ClusterError
 
-REGION = "us-east-1"
 _STATE = "CLUSTERGLM_REHEARSAL_OF"  # the state directory, in the environment of the rehearsal's process
-_INSIDE = "CLUSTERGLM_REHEARSAL"  # in that of the commands that have entered
+_INSIDE = "CLUSTERGLM_REHEARSAL"  # its process, in the environment of the commands that have entered
+_CLOUDS = "CLUSTERGLM_REHEARSAL_CLOUDS"  # the clouds that these can reach
 _LINGER = "CLUSTERGLM_REHEARSAL_LINGER"  # seconds that a rehearsal stays without instances
 _SHOWN = Path("/run/clusterglm/shown.json")  # in the rehearsal's own /run
-_PORT = 5000
+_WANTED = Path("/run/clusterglm/wanted")  # a folder: a file for each cloud
 _START_SECONDS = 60.0
 _LONGEST = 24 * 3600.0
 _PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2"}
 
 
 class Elsewhere(ClusterError):
-    """A command met a rehearsed cluster from outside: the command line enters and runs it again, see ``enter``."""
+    """A command met a rehearsed cluster from outside: the command line enters and runs it again, see ``enter``.
+
+    ``cloud`` is one that may not be there yet.
+    """
+
+    def __init__(self, what: str, value: object = None, cure: str = "", cloud: str | None = None) -> None:
+        super().__init__(what, value, cure)
+        self.cloud = cloud
 
 
-def inside() -> bool:
-    """Return whether this process runs in a rehearsal."""
-    return _INSIDE in os.environ
+def inside(cloud: str | None = None) -> bool:
+    """Return whether this process runs in a rehearsal, and a cloud is there if one is named."""
+    return _INSIDE in os.environ and (cloud is None or cloud in os.environ[_CLOUDS].split(","))
 
 
 def process() -> int | None:
@@ -51,28 +59,29 @@ def process() -> int | None:
     state = str(registry.state_path())
     for found in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if found.environ().get(_STATE) == state and _shown(found.pid).exists():
+            ours = found.environ().get(_STATE) == state and _within(found.pid, _SHOWN).exists()
+            if ours and _is_first(found.pid):  # and not unshare(1) above it, which is deaf to signals
                 return int(found.pid)
     return None
 
 
-def shown() -> dict[str, list[dict[str, Any]]]:
-    """Return the ``instances`` and ``groups`` of this state directory's rehearsal, as EC2 shows them, from outside."""
+def shown(cloud: str) -> dict[str, Any]:
+    """Return what a cloud holds in this state directory's rehearsal, from outside; an empty dict for nothing."""
     with contextlib.suppress(OSError, ValueError):
         if (pid := process()) is not None:
-            return dict(json.loads(_shown(pid).read_text()))
-    return {"instances": [], "groups": []}
+            return dict(_read(pid).get(cloud, {}))
+    return {}
 
 
-def missing() -> str:
-    """Return why no rehearsal is possible here, an empty string where it is."""
+def missing(cloud: str = "ec2") -> str:
+    """Return why a cloud cannot be rehearsed here, an empty string where it can."""
     for program, package in _PROGRAMS.items():
         if shutil.which(program) is None:
             return f"{program} is not installed: apt-get install {package}"
-    try:
-        import moto.server  # noqa: F401
-    except ImportError:
-        return "moto is not installed: pip install 'clusterglm[rehearsal]'"
+    if cloud not in worlds():
+        return f"{cloud} cannot be rehearsed: {', '.join(worlds())} can"
+    if why := worlds()[cloud].missing():
+        return why
     tried = subprocess.run([*_unshare(), "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
     if tried.returncode:
         words = (tried.stderr.strip().splitlines() or ["?"])[-1]
@@ -80,21 +89,26 @@ def missing() -> str:
     return ""
 
 
-def enter(arguments: Sequence[str]) -> NoReturn:
-    """Become ``clusterglm`` with these arguments inside the rehearsal, which is started if there is none.
+def enter(arguments: Sequence[str], cloud: str | None = None) -> NoReturn:
+    """Become ``clusterglm`` with these arguments inside the rehearsal; it, and a cloud in it, are started if need be.
 
     Raises
     ------
     ClusterError
         No rehearsal is possible here, or it did not start.
     """
+    if cloud is not None and (why := missing(cloud)):
+        raise ClusterError("--fake", None, why)
     pid = process() or _start()
-    world = {_INSIDE: str(pid), "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_PORT}", "AWS_DEFAULT_REGION": REGION}
-    world |= {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_REGION": REGION}
-    world |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "NO_PROXY": "*", "no_proxy": "*"}
-    world |= {"AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-    stale = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_SSM")
-    environment = {name: value for name, value in os.environ.items() if name not in stale} | world
+    if cloud is not None:
+        _want(pid, cloud)
+    present = _read(pid)
+    world = {_INSIDE: str(pid), _CLOUDS: ",".join(present), "NO_PROXY": "*", "no_proxy": "*"}
+    environment = os.environ | world
+    for variable in [name for of in worlds().values() for name in of.real]:
+        environment.pop(variable, None)
+    for found in present.values():
+        environment |= found["variables"]
     line = ["nsenter", "-t", str(pid), "-U", "--preserve-credentials", "-n", "--"]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -125,8 +139,28 @@ def _ip(*words: str) -> str:
     return subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout
 
 
-def _shown(pid: int) -> Path:
-    return Path(f"/proc/{pid}/root{_SHOWN}")
+def _within(pid: int, path: Path) -> Path:
+    return Path(f"/proc/{pid}/root{path}")
+
+
+def _is_first(pid: int) -> bool:
+    """Return whether a process is the first of its namespace, with which all others end."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line for line in lines if line.startswith("NSpid:")).split()[-1] == "1"
+
+
+def _read(pid: int) -> dict[str, dict[str, Any]]:
+    return dict(json.loads(_within(pid, _SHOWN).read_text()))
+
+
+def _want(pid: int, cloud: str) -> None:
+    """Have a cloud started in a rehearsal, and wait until it is there."""
+    _within(pid, _WANTED / cloud).touch()
+    until = time.monotonic() + _START_SECONDS
+    while cloud not in _read(pid):
+        if not Path(f"/proc/{pid}").exists() or time.monotonic() > until:
+            raise ClusterError("--fake", cloud, "did not start in the rehearsal")
+        time.sleep(0.05)
 
 
 def _unshare() -> list[str]:
@@ -136,8 +170,6 @@ def _unshare() -> list[str]:
 
 def _start() -> int:
     """Start the process that holds a rehearsal, and return its number."""
-    if why := missing():
-        raise ClusterError("--fake", None, why)
     folder = Path(tempfile.mkdtemp(prefix="clusterglm-rehearsal-"))
     line = [*_unshare(), "--kill-child", sys.executable, "-m", __name__, str(folder)]
     log = folder / "rehearsal.log"
@@ -166,76 +198,28 @@ def _serve(folder: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # where ip(8) keeps its namespaces
     check_fence()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    images = folder / "images.json"
-    images.write_text(json.dumps([_image("x86_64", "amd64"), _image("arm64", "arm64")]))
-    os.environ |= {"MOTO_AMIS_PATH": str(images), "AWS_EC2_METADATA_DISABLED": "true"}
-    import botocore.session
-
     from clusterglm.clusters.cloud.booter import Booter
 
-    ec2 = botocore.session.Session().create_client(
-        "ec2",
-        region_name=REGION,
-        endpoint_url=f"http://127.0.0.1:{_PORT}",
-        aws_access_key_id="booter",
-        aws_secret_access_key="booter",  # noqa: S106  moto asks for some
-    )
-    booter = Booter(ec2, folder)
-    _moto(booter)
+    booter, fakes = Booter(folder), dict[str, Fake]()
     linger = float(os.environ.get(_LINGER, "60"))
-    _SHOWN.parent.mkdir()
+    _WANTED.mkdir(parents=True)
     begun = used = time.monotonic()
     try:
         while time.monotonic() < min(used + linger, begun + _LONGEST):
-            found = booter.look()
-            if any(instance["State"]["Name"] != "terminated" for instance in found):
+            for name in {path.name for path in _WANTED.iterdir()} - fakes.keys():
+                fakes[name] = worlds()[name].start(folder / name, booter.console)
+            for name, fake in fakes.items():
+                booter.look(name, fake)
+            found = {name: {"variables": fake.variables, **fake.shown()} for name, fake in fakes.items()}
+            if not all(each["empty"] for each in found.values()):
                 used = time.monotonic()
             partial = _SHOWN.with_suffix(".new")
-            groups = ec2.describe_security_groups()["SecurityGroups"]
-            partial.write_text(json.dumps({"instances": found, "groups": groups}, default=str))
+            partial.write_text(json.dumps(found, default=str))
             partial.replace(_SHOWN)
             time.sleep(0.2)
     finally:
         booter.end()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _moto(booter: Any) -> None:
-    """Start the server, whose GetConsoleOutput shows what the machines have really printed."""
-    import base64
-    import logging
-
-    from moto.core.responses import ActionResult
-    from moto.ec2.responses.general import General
-    from moto.server import ThreadedMotoServer
-
-    def get_console_output(self: Any) -> ActionResult:
-        identity = self._get_param("InstanceId")
-        output = base64.b64encode(booter.console(identity).encode()).decode()
-        return ActionResult({"InstanceId": identity, "Output": output})
-
-    General.get_console_output = get_console_output
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    ThreadedMotoServer(ip_address="127.0.0.1", port=_PORT, verbose=False).start()
-
-
-def _image(architecture: str, name: str) -> dict[str, Any]:
-    """Return a stand-in for the image that is looked for."""
-    return {
-        "ami_id": f"ami-{architecture.replace('_', '')}0000rehearsal",
-        "name": f"ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{name}-server-20260901",
-        "description": "a rehearsal",
-        "owner_id": "099720109477",
-        "public": True,
-        "virtualization_type": "hvm",
-        "architecture": architecture,
-        "state": "available",
-        "image_type": "machine",
-        "hypervisor": "xen",
-        "root_device_name": "/dev/sda1",
-        "root_device_type": "ebs",
-        "creation_date": "2026-09-01T00:00:00.000Z",
-    }
 
 
 if __name__ == "__main__":

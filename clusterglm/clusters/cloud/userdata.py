@@ -22,6 +22,7 @@ from clusterglm.errors import UsageError
 MOST_BYTES = 16384  # of user data, packed
 PORT = 8786
 HOME = Path("/srv/clusterglm")  # of everything that is ours on a machine
+NOTED = "CLUSTERGLM_NOTED"  # what later commands need to know, in the scheduler's environment
 _UV = "https://astral.sh/uv/0.9.7/install.sh"
 _DEATH_SECONDS = 300  # a worker without a scheduler gives up
 _BLANK = {name: f"({name}: made at the launch)\n" for name in tls.FILES}
@@ -67,6 +68,8 @@ def script(boot: Boot, keys: Mapping[str, str] | None = None) -> str:
     lines += _installation(boot)
     variables = settings.WORKER_ENVIRONMENT | settings.dask_environment(settings.dask_settings())
     variables |= tls.variables(HOME / "tls")
+    if boot.role == "scheduler":
+        variables[NOTED] = json.dumps(boot.noted or {}, sort_keys=True)
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return "\n".join([*lines, f"echo 'clusterglm: {boot.role} begins'", _command(boot), ""])
 

@@ -25,6 +25,7 @@ from clusterglm import __version__, config
 from clusterglm.clusters import registry, tls, words
 from clusterglm.clusters.cloud import api, fleet, prices, rehearsal, userdata
 from clusterglm.clusters.cloud import options as of
+from clusterglm.clusters.cloud.fakes.ec2 import REGION
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.connect import check_versions, connect
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option, repeated
@@ -262,7 +263,9 @@ class Ec2:
 
     def _here(self) -> bool:
         """Return whether there is an EC2 to be asked: its user names a region."""
-        return rehearsal.inside() or api.region_of(self.region, self.profile) is not None
+        if rehearsal.inside():
+            return rehearsal.inside(self.target)
+        return api.region_of(self.region, self.profile) is not None
 
     def _client(self, service: str) -> Any:
         if self.fake and not rehearsal.inside():
@@ -302,7 +305,7 @@ class Ec2:
         return prices.rate([scheduler, *[worker] * workers], region, self.disk or DISK, public=not self.private)
 
     def _region(self) -> str:
-        return rehearsal.REGION if self.fake else api.region_of(self.region, self.profile) or rehearsal.REGION
+        return REGION if self.fake else api.region_of(self.region, self.profile) or REGION
 
     def _life(self, workers: int) -> int:
         """Return the seconds that so many workers may live: as long as allowed, and as the money lasts."""

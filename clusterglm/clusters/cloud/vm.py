@@ -1,0 +1,143 @@
+"""What every machine of dask-cloudprovider's is made to be here, whatever its cloud; mixed into the cloud's own class.
+
+The objects may be forgotten when the call that made them returns: the state of a cluster is at the cloud. Importing
+this module imports dask-cloudprovider, so it is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+from clusterglm.clusters.cloud.provider import Order, Provider
+from clusterglm.errors import ClusterError
+
+with mock.patch("dask.config.ensure_file"):  # its import would copy a template into the user's folder of settings
+    from dask_cloudprovider.generic.vmcluster import SchedulerMixin, WorkerMixin
+
+_LOOK_SECONDS = 2.0
+_CONSOLE_LINES = 15
+
+
+class Cluster:
+    """Goes before a cluster of dask-cloudprovider's: its machines outlive it, and run what we say."""
+
+    order: Order
+
+    # The name under which dask-cloudprovider knows it is ours, and not a new one in each process.
+    uuid = property(lambda self: self.order.name, lambda _, __: None)
+
+    def __del__(self) -> None:
+        """Say nothing: what is forgotten here is not to be closed."""
+
+    def _log(self, log: str) -> None:
+        """Print nothing: stdout is for results."""
+
+    def render_process_cloud_init(self, process: Any) -> str:
+        """Return the script of a machine."""
+        return self.order.script(process.role, process.number, getattr(process, "scheduler", ""))
+
+
+# The keys are in our user data; given to VMCluster, they would end up in the configuration of this process.
+OPTIONS: dict[str, Any] = {"security": False, "protocol": "tls", "asynchronous": True, "shutdown_on_close": False}
+
+
+class Machine:
+    """Goes before a machine of dask-cloudprovider's: it has a time limit, and is left to whoever ends the cluster."""
+
+    role = "worker"
+    number = -1
+
+    async def create_vm(self) -> tuple[str, str | None]:
+        """Start the machine and return its private and its public address."""
+        limit = self.cluster.order.boot_seconds  # type: ignore[attr-defined]
+        try:
+            return await asyncio.wait_for(self.born(), limit)
+        except TimeoutError as error:
+            raise ClusterError(self.name, None, f"no address after {limit:.0f} s") from error  # type: ignore[attr-defined]
+
+    async def born(self) -> tuple[str, str | None]:
+        """Start the machine, as its cloud's own class does, without a limit."""
+        raise NotImplementedError
+
+    async def destroy_vm(self) -> None:
+        """Leave the machine: whoever meets an error ends all that is the cluster's."""
+
+
+class OfScheduler(SchedulerMixin):  # type: ignore[misc]
+    """Goes before a cloud's machine: the scheduler's."""
+
+    role = "scheduler"
+
+    async def wait_for_scheduler(self) -> None:
+        """Wait until the port answers, or the machine has ended, or the time is over."""
+        order: Order = self.cluster.order
+        host, port = (self.external_address or self.address).split("://")[1].rsplit(":", 1)
+        until, looked = time.monotonic() + order.boot_seconds, time.monotonic()
+        while time.monotonic() < until:
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 3)
+                writer.close()
+                return
+            except (OSError, TimeoutError):
+                await asyncio.sleep(0.2)
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                await asyncio.to_thread(check_boot, self.cluster.provider, order.name, self.name)
+        raise ClusterError(self.name, None, f"no scheduler at {host}:{port} after {order.boot_seconds:.0f} s")
+
+
+class OfWorkers(WorkerMixin):  # type: ignore[misc]
+    """Goes before a cloud's machine: one of workers."""
+
+    def __init__(self, scheduler: str, *args: Any, number: int, **options: Any) -> None:
+        super().__init__(scheduler, *args, **options)
+        self.number = number
+        self.name = f"dask-{self.cluster.order.name}-worker-{number}"
+
+
+def check_boot(provider: Provider, cluster: str, name: str) -> None:
+    """Raise ClusterError where a machine has ended, with what its cloud shows of why."""
+    found = next((server for server in provider.servers(cluster) if server.name == name), None)
+    if found is None or not found.alive:
+        why = "it is gone" if found is None else found.note or found.status
+        raise ClusterError(name, None, failed_boot(why, provider.console(found) if found else ""))
+
+
+def failed_boot(why: str, console: str) -> str:
+    """Return the words for a machine that did not come up: the cause, and the end of its console."""
+    tail = [line.rstrip() for line in console.splitlines() if line.strip()][-_CONSOLE_LINES:]
+    return "\n".join([f"its boot failed: {why}", *(f"  {line}" for line in tail)])
+
+
+async def start_scheduler(provider: Provider, order: Order) -> tuple[str, str | None]:
+    """Start the machine of the scheduler, wait until it listens, and return its private and its public address.
+
+    Raises
+    ------
+    ClusterError
+        The cloud refuses, or the boot failed.
+    """
+    cluster = provider.cluster(order)
+    scheduler = cluster.scheduler_class(**cluster.scheduler_options)
+    await scheduler.start()
+    return scheduler.address, scheduler.external_address
+
+
+async def start_workers(provider: Provider, order: Order, address: str, numbers: Sequence[int]) -> None:
+    """Start machines of workers, all at the same time, and return when each has its addresses.
+
+    Raises
+    ------
+    ClusterError
+        The cloud has refused one of them; the others may have been started.
+    """
+    cluster = provider.cluster(order)
+    workers = [cluster.worker_class(address, number=number, **cluster.worker_options) for number in numbers]
+    done = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+    for outcome in done:  # after all of them: none may still be on its way when its cluster is ended
+        if isinstance(outcome, BaseException):
+            raise outcome

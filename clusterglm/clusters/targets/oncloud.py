@@ -1,0 +1,390 @@
+"""What every cloud's target but EC2's has in common: the options, and the verbs in terms of its provider's calls.
+
+A machine's name and tags say what it is; what it runs ends it, or at least its work. No process of ours stays behind,
+so every verb but the first two works from any machine with the cloud's credentials. A cloud is its options' own words
+(``own_words``), their defaults, and a provider (clusters/cloud/providers).
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import getpass
+import hmac
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from clusterglm import __version__, config
+from clusterglm.clusters import registry, tls, words
+from clusterglm.clusters.cloud import fleet, rehearsal, userdata, workers
+from clusterglm.clusters.cloud import options as of
+from clusterglm.clusters.cloud.api import own_address
+from clusterglm.clusters.cloud.handover import hand_over
+from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server
+from clusterglm.clusters.connect import check_versions
+from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, configured, option, repeated
+from clusterglm.errors import ClusterError, UsageError
+from clusterglm.units import format_size, parse_duration
+
+LIFETIME = 8 * 3600  # s
+_BOOT_SECONDS = 600
+_END_SECONDS = 300.0
+_OWN_ADDRESS = "YOUR-ADDRESS/32"  # as plans show it
+
+
+@dataclass(frozen=True)
+class OnCloud:
+    """Machines in a cloud: one for the scheduler, and as many as asked for with a worker on each core."""
+
+    target: ClassVar[str]
+    parts: ClassVar[str] = "machines"
+    own_words: ClassVar[Mapping[str, str]]  # the cloud's, for options of ours
+    defaults: ClassVar[Mapping[str, Any]]  # of our options
+    halted: ClassVar[str]  # what becomes of a machine that has ended by itself
+
+    instance_type: str | None = option(help="Of the workers' machines.", parse=words.word)
+    scheduler_instance_type: str | None = option(help="Of the scheduler's; by default the workers'.", parse=words.word)
+    image: str | None = option(help="The machine image; by default Ubuntu 24.04.", parse=words.word)
+    allow_cidr: tuple[str, ...] = repeated(
+        help="Addresses that may reach the scheduler; by default your own; may be repeated.", parse=of.address_range
+    )
+    private: bool | None = option(
+        help="You are in the machines' network: dial private addresses.", parse=of.switch, flag=True
+    )
+    installed: bool | None = option(
+        help="The image has Python and all packages: install nothing.", parse=of.switch, flag=True
+    )
+    first: tuple[str, ...] = repeated(help="A line of shell that machines run first; may be repeated.", parse=of.line)
+    idle_timeout: int = option(
+        help="End the cluster after it has been idle for so long.", parse=parse_duration, setting="idle-timeout"
+    )
+    max_lifetime: int | None = option(help="End the cluster after so long.  [default: 8h]", parse=parse_duration)
+    owner: str | None = option(help="Whose it is; by default your user name.", parse=words.word)
+    fake: bool | None = option(
+        help="Rehearse on this machine: no account, no network, no cost.", parse=of.switch, flag=True
+    )
+
+    def provider(self) -> Provider:
+        """Return the cloud, as the user's credentials open it. Raises ClusterError where there are none."""
+        raise NotImplementedError
+
+    def here(self) -> bool:
+        """Return whether there is a cloud to be asked: its user has credentials for it."""
+        raise NotImplementedError
+
+    def asked(self) -> dict[str, Any]:
+        """Return what is asked of the cloud in its own words: what was given, and the defaults."""
+        found = {name: self._value(name) for name in self.own_words if name != "instance_type"}
+        return {self.own_words[name]: value for name, value in found.items() if value is not None}
+
+    def default_workers(self) -> int:
+        """Return nothing: machines are paid for, so somebody must say how many."""
+        raise UsageError("--workers", None, f"missing: say how many {self.parts}")
+
+    def plan(self, name: str, size: Size) -> Plan:
+        """Return the machines, the guards, the requests, and what the machines run, the keys blanked."""
+        scheduler, worker = self._kinds()
+        life = self.max_lifetime or LIFETIME
+        idle = f"idle for {self._idle() // 60} min, or {life // 60} min after the start, whatever comes first"
+        steps = {
+            "machines": f"scheduler: {scheduler}\nworkers: {size.workers} x {worker}",
+            "end": f"{idle}\n{self.halted}",
+        }
+        order, provider = self._order(name, {}, None, float(life)), self.offline()
+        ranges = self.allow_cidr or (() if self.private else (_OWN_ADDRESS,))
+        steps["wall: requests"] = _text(provider.planned_wall(order, ranges, self._ssh()))
+        for role in (fleet.SCHEDULER, "worker"):
+            text = order.script(role, 0, PLANNED)
+            each = "requests" if role == fleet.SCHEDULER else "requests for each"
+            steps[f"{role}: {each}"] = _text(provider.planned(order, role), text)
+            steps[f"{role}: user data, {format_size(len(text))}"] = text
+        return Plan(name, self.target, size, steps, options=dataclasses.asdict(self))
+
+    def offline(self) -> Any:
+        """Return what makes up requests, for which no credentials are needed."""
+        raise NotImplementedError
+
+    def launch(
+        self,
+        plan: Plan,
+        record: Record,
+        save: Callable[[Record], None],
+        timeout: float | None,
+        tell: Callable[[str], None],
+    ) -> Record:
+        """Make the wall, start the scheduler's machine, then all others, and wait until each has workers.
+
+        Raises
+        ------
+        ClusterError
+            The cloud refuses, or a boot failed. Whoever meets it calls ``stop``, which leaves nothing.
+        """
+        limit = timeout or _BOOT_SECONDS
+        until = time.monotonic() + limit
+        provider = self.provider()
+        provider.check()
+        ranges = self.allow_cidr or (() if self.private else (own_address(),))
+        life = self.max_lifetime or LIFETIME
+        tags = {"expires": fleet.expires(life), "owner": self.owner or getpass.getuser(), "version": __version__}
+        shutil.rmtree(registry.run_folder(plan.name), ignore_errors=True)
+        keys = _keys(provider, plan.name, tags)
+        record = dataclasses.replace(record, options=plan.options, details={"keys": str(keys)})
+        save(record)
+        order = self._order(plan.name, tags, keys, life, limit)
+        provider.wall(order, ranges, self._ssh())
+        tell(self.halted)
+        import asyncio  # not needed to refuse a command line
+
+        from clusterglm.clusters.cloud import vm
+
+        private, public = asyncio.run(vm.start_scheduler(provider, order))
+        record = dataclasses.replace(record, address=private if self.private else public or private)
+        save(record)
+        asyncio.run(vm.start_workers(provider, order, private, range(plan.size.workers)))
+        client = workers.connected(record, max(1.0, until - time.monotonic()), allow_version_mismatch=True)
+        try:
+            hand_over(client)
+            self._await(provider, client, plan.name, plan.size.workers, until)
+            check_versions(client)
+        finally:
+            client.close()
+        return dataclasses.replace(record, state="up")
+
+    def find(self, name: str) -> Record | None:
+        """Return the record of a cluster from its machines' names, addresses and tags."""
+        if name not in self.names():
+            return None
+        seen = name in self._seen()[1]
+        found = [server for server in self._seen()[0] if server.cluster == name] if seen else self._servers(name)
+        scheduler = next((server for server in found if server.role == fleet.SCHEDULER), None)
+        details: dict[str, Any] = {}
+        if scheduler is not None and not seen:
+            details["keys"] = str(_keys(self.provider(), name, scheduler.tags, scheduler))
+        address = (scheduler.public or scheduler.private) if scheduler else ""
+        return Record(
+            name=name,
+            target=self.target,
+            workers=sum(server.role != fleet.SCHEDULER for server in found),
+            host=socket.gethostname(),
+            user=os.getuid(),
+            created=min((server.born for server in found if server.born), default=""),
+            state="up",
+            address=f"tls://{address}:{userdata.PORT}" if address else "",
+            options={"fake": True} if seen or rehearsal.inside(self.target) else {},
+            details=details,
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of all clusters with machines or a wall, in the cloud or in a rehearsal."""
+        found = self._seen()[1]
+        if rehearsal.inside(self.target) or (not rehearsal.inside() and self.here()):
+            provider = self.provider()
+            found |= {server.cluster for server in provider.servers() if server.cluster} | set(provider.walls())
+        return sorted(found)
+
+    def state(self, record: Record) -> State:
+        """Return ``gone`` where there is no machine of a scheduler that starts or runs."""
+        if record.state == "down":
+            return "down"
+        found = next((server for server in self._servers(record.name) if server.role == fleet.SCHEDULER), None)
+        if found is None or not found.alive:
+            return "gone"
+        return record.state if found.private or found.public else "starting"
+
+    def obituary(self, record: Record) -> str:  # noqa: ARG002
+        """Return what ends a cluster by itself."""
+        return "its machines have ended, idle or at the end of their life"
+
+    def members(self, record: Record) -> list[Member]:
+        """Return the machines, with the cloud's own word for the state of each."""
+        return [
+            Member(server.name, server.status, f"{server.id} {server.kind} {server.place}", server.note)
+            for server in self._servers(record.name)
+        ]
+
+    def scale(self, record: Record, count: int, timeout: float) -> Record:
+        """Start machines for what is left of the cluster's life, or retire those with the highest numbers."""
+        provider, until = self.provider(), time.monotonic() + max(timeout, _BOOT_SECONDS)
+        found = self._servers(record.name)
+        present = {server.number: server for server in found if server.role != fleet.SCHEDULER}
+        client = workers.connected(record)
+        try:
+            if leaving := sorted(present)[count:]:
+                workers.retire(client, record.name, leaving)
+                provider.delete([present[number] for number in leaving])
+            free = (number for number in range(count + len(present)) if number not in present)
+            if new := [number for number, _ in zip(free, range(count - len(present)), strict=False)]:
+                scheduler = next(server for server in found if server.role == fleet.SCHEDULER)
+                whole: OnCloud = configured(type(self), **workers.options(client))
+                whole._grow(provider, record, scheduler, new)
+            self._await(provider, client, record.name, count, until)
+        finally:
+            client.close()
+        return dataclasses.replace(record, workers=count)
+
+    def logs(self, record: Record) -> Iterator[tuple[str, Path]]:
+        """Yield (machine, file) of what its processes have logged, else of what it has printed on its console."""
+        folder = registry.private_folder(registry.run_folder(record.name))
+        live = workers.live_logs(record)
+        for server in self._servers(record.name):
+            role = fleet.SCHEDULER if server.role == fleet.SCHEDULER else f"worker-{server.number}"
+            path = folder / f"{role}.log"
+            path.write_text(live.get(role) or self.provider().console(server), encoding="utf-8")
+            yield role, path
+
+    def stop(self, record: Record) -> int:
+        """End every machine of the cluster, and its wall, and wait until they are gone."""
+        ended = 0
+        if not self.fake or rehearsal.inside(self.target):
+            ended = _end(self.provider(), record.name)
+        shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
+        return ended
+
+    def _value(self, name: str) -> Any:
+        given = getattr(self, name)
+        return self.defaults.get(name) if given in (None, ()) else given
+
+    def _kinds(self) -> tuple[str, str]:
+        of_workers = str(self._value("instance_type"))
+        return self.scheduler_instance_type or of_workers, of_workers
+
+    def _ssh(self) -> bool:
+        return getattr(self, "key_name", None) is not None
+
+    def _idle(self) -> int:
+        return int(self.idle_timeout or config.get("idle-timeout"))
+
+    def _seen(self) -> tuple[list[Server], set[str]]:
+        """Return the machines in a rehearsal that is looked at from outside, and the names of the clusters in it."""
+        shown = {} if rehearsal.inside() else rehearsal.shown(self.target)
+        found = [Server(**item) for item in shown.get("servers", [])]
+        return found, {server.cluster for server in found if server.cluster} | set(shown.get("walls", []))
+
+    def _servers(self, name: str) -> list[Server]:
+        """Return a cluster's machines, the scheduler's first."""
+        outside = self.fake and not rehearsal.inside()
+        found = self._seen()[0] if outside else self.provider().servers(name)
+        return sorted((server for server in found if server.cluster == name), key=lambda server: server.number)
+
+    def _order(
+        self, name: str, tags: Mapping[str, str], keys: Path | None, life: float, boot_seconds: float = _BOOT_SECONDS
+    ) -> Order:
+        content = None if keys is None else {file: (keys / file).read_text() for file in tls.FILES}
+        ends = time.monotonic() + life
+
+        def script(role: str, number: int, address: str) -> str:
+            return userdata.script(self._boot(name, role, number, address, ends - time.monotonic()), content)
+
+        return Order(name, self.asked(), self._kinds(), tags, script, life, boot_seconds, bool(self.private))
+
+    def _boot(self, name: str, role: Any, number: int, address: str, seconds: float) -> userdata.Boot:
+        from clusterglm.clusters.cloud import environment
+
+        given = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        return userdata.Boot(
+            cluster=name,
+            role=role,
+            number=number,
+            minutes=max(1, math.ceil(seconds / 60)),
+            idle=self._idle(),
+            address=address,
+            python=environment.python(),
+            packages=() if self.installed else environment.packages(),
+            first=self.first,
+            noted={"cluster": name, "options": given} if role == fleet.SCHEDULER else {"cluster": name},
+        )
+
+    def _grow(self, provider: Provider, record: Record, scheduler: Server, numbers: Sequence[int]) -> None:
+        """Start machines like those that are there; on any error end them again."""
+        import asyncio  # not needed to refuse a command line
+
+        from clusterglm.clusters.cloud import vm
+
+        left = (fleet.time_of(scheduler.tags["expires"]) - datetime.now(UTC)).total_seconds()
+        order = self._order(record.name, scheduler.tags, Path(record.details["keys"]), left)
+        address = f"tls://{scheduler.private or scheduler.public}:{userdata.PORT}"
+        try:
+            asyncio.run(vm.start_workers(provider, order, address, numbers))
+        except BaseException:
+            provider.delete([server for server in provider.servers(record.name) if server.number in numbers])
+            raise
+
+    def _await(self, provider: Provider, client: Any, name: str, machines: int, until: float) -> None:
+        """Wait until as many machines as asked for have workers; a machine that ends meanwhile is an error."""
+
+        def look(come: set[int]) -> None:
+            from clusterglm.clusters.cloud.vm import check_boot
+
+            found = [server for server in provider.servers(name) if server.role != fleet.SCHEDULER]
+            alive = {server.number for server in found if server.alive}
+            if len(come | alive) < machines:
+                for server in found:
+                    if server.number not in come | alive:
+                        check_boot(provider, name, server.name)
+                raise ClusterError("machines", f"{len(come | alive)} of {machines}", "the others are gone")
+
+        workers.await_machines(client, name, machines, until, look)
+
+
+def _keys(provider: Provider, name: str, tags: Mapping[str, str], scheduler: Server | None = None) -> Path:
+    """Return the folder of a cluster's keys: made for a new one, or again for one whose ``scheduler`` is there.
+
+    What a machine runs holds its keys. A cloud that shows that to nobody has keys made from the user's credentials:
+    whoever has these can make others that are taken.
+    """
+    registry.private_folder(registry.state_folder() / "clusters")
+    folder = registry.private_folder(registry.run_folder(name)) / "tls"
+    if (secret := provider.secret()) is not None:
+        return tls.make(folder, hmac.digest(secret, f"clusterglm {name} {tags['expires']}".encode(), "sha256"))
+    if scheduler is None:
+        return tls.make(folder)
+    return tls.keep(folder, userdata.keys(provider.script(scheduler)))
+
+
+def _end(provider: Provider, name: str) -> int:
+    """End everything that is a cluster's, wait until it is gone, and return how many machines there were.
+
+    Raises
+    ------
+    ClusterError
+        The cloud refuses, or something is left after five minutes.
+    """
+    until, pause, ended = time.monotonic() + _END_SECONDS, 0.1, set[str]()
+    while True:
+        found = provider.servers(name)
+        if new := [server for server in found if server.id not in ended]:
+            provider.delete(new)
+        ended |= {server.id for server in found}
+        if provider.clear(name) and not found and name not in provider.walls():
+            return len(ended)
+        if time.monotonic() > until:
+            left = ", ".join(server.name for server in found) or "its wall"
+            raise ClusterError(
+                "down", left, f"still there after {_END_SECONDS:.0f} s: run clusterglm down {name} again"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def _text(requests: Sequence[Request], script: str = "") -> str:
+    """Return requests as they are sent, but for the script, which is shown beside them."""
+    words = "(the user data below)"
+    known = {script: words, base64.b64encode(script.encode()).decode(): f"{words[:-1]}, in base64)"} if script else {}
+
+    def shown(body: Any) -> Any:
+        if isinstance(body, Mapping):
+            return {key: shown(value) for key, value in body.items()}
+        if isinstance(body, list | tuple):
+            return [shown(value) for value in body]
+        return known.get(body, body) if isinstance(body, str) else body
+
+    return "\n".join(f"{each.method} {each.path}\n{json.dumps(shown(each.body), indent=2)}" for each in requests)

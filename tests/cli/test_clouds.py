@@ -1,0 +1,99 @@
+"""The life of a cluster on clouds other than EC2, rehearsed: fakes answer, machines are live namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clusterglm as package
+from clusterglm.clusters.cloud import rehearsal
+from clusterglm.data.sources import local_rows
+from clusterglm.data.synthetic import Synthetic
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+Cli = Callable[..., Any]
+ROWS, COLUMNS = 100_000, 6
+LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5, "--start", "null", "--quiet")
+CLOUDS = ("digitalocean", "gcp")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rehearsal(home: Path) -> Iterator[None]:
+    """One rehearsal of both clouds, which stays until the last test so that what is left in it can be counted."""
+    for cloud in CLOUDS:
+        if why := rehearsal.missing(cloud):
+            pytest.skip(why)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLUSTERGLM_REHEARSAL_LINGER", "600")
+        yield
+        rehearsal.end()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(_rehearsal: None, clusterglm: Cli, wait_until: Any) -> Iterator[None]:
+    yield
+    for cloud in CLOUDS:
+        if rehearsal.shown(cloud):
+            wait_until(lambda cloud=cloud: rehearsal.shown(cloud)["empty"], 5)
+
+
+def forget() -> None:
+    """Delete all local state, keys included."""
+    shutil.rmtree(Path(os.environ["XDG_STATE_HOME"], "clusterglm"))
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_whole_life_without_local_state(cloud: str, clusterglm: Cli, tmp_path: Path) -> None:
+    done = clusterglm("up", cloud, "--fake", "--workers", 2, "--name", "lab", "--idle-timeout", "20min")
+    assert done.returncode == 0, done.stderr
+    servers = {server["name"]: server for server in rehearsal.shown(cloud)["servers"]}
+    assert servers.keys() == {"dask-lab-scheduler", "dask-lab-worker-0", "dask-lab-worker-1"}
+    forget()
+    assert clusterglm("ls").stdout.splitlines()[1].split()[:4] == ["lab", cloud, "up", "2"]
+    forget()
+    done = clusterglm("scale", "lab", 3)
+    assert (done.returncode, done.stderr) == (0, "note: lab: 3 workers\n")
+    forget()
+    done = clusterglm("fit", "admm", *LINE, "--cluster", "lab", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    rows = local_rows(Synthetic(ROWS, COLUMNS))
+    expected = package.fit(data=rows, solver="admm", family="binomial", lamduh=1.0, tol=1e-5, start="null")
+    assert np.array_equal(found["coefficients"], expected.coefficients)
+    assert clusterglm("scale", "lab", 1).returncode == 0
+    assert [server["name"][-8:] for server in rehearsal.shown(cloud)["servers"]] == ["cheduler", "worker-0"]
+    status = json.loads(clusterglm("status", "lab", "--json").stdout)
+    assert [member["name"] for member in status["member"]] == ["dask-lab-scheduler", "dask-lab-worker-0"]
+    assert status["workers"] == 1
+    assert "Registered to" in clusterglm("logs", "lab", "worker-0").stdout
+    forget()
+    assert clusterglm("down", "lab").stderr == "note: lab: 2 machines ended\n"
+    assert clusterglm("ls").stdout == ""
+
+
+@pytest.mark.parametrize("cloud", [pytest.param("digitalocean", marks=pytest.mark.full), "gcp"])
+def test_a_machine_that_does_not_come_up_is_told_and_removed(cloud: str, clusterglm: Cli) -> None:
+    line = ("up", cloud, "--fake", "--workers", 1, "--name", "bad", "--first", "echo no such disk; exit 7")
+    done = clusterglm(*line)
+    assert done.returncode == 4
+    assert "error: dask-bad-scheduler: its boot failed: " in done.stderr
+    assert ("no such disk" in done.stderr) == (cloud == "gcp")  # the other shows nobody a console
+    assert clusterglm("ls").stdout == ""
+
+
+@pytest.mark.parametrize("cloud", ["digitalocean", pytest.param("gcp", marks=pytest.mark.full)])
+def test_down_removes_what_a_killed_up_has_started(cloud: str, clusterglm: Cli, begin: Any, wait_until: Any) -> None:
+    running = begin("up", cloud, "--fake", "--workers", 2, "--name", "killed", "--first", "sleep 2")
+    wait_until(lambda: rehearsal.shown(cloud).get("servers"))
+    running.kill()
+    running.communicate()
+    forget()
+    done = clusterglm("down", "killed")
+    assert (done.returncode, done.stderr) == (0, "note: killed: 1 machines ended\n")
