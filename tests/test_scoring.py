@@ -246,6 +246,28 @@ def test_the_command(clusterglm: Any, shared_client: Any, run: Path, frame: pd.D
     assert clusterglm(*line, "--overwrite", "--quiet", cwd=tmp_path).stderr == ""
 
 
+def test_memory_does_not_grow_with_the_rows(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight times as many rows, of which all columns together would take 100 MB."""
+    from clusterglm.clusters.embedded import embedded
+    from clusterglm.clusters.workers import peak_memory
+
+    monkeypatch.setattr(scoring, "_MOST_ROWS", 2**15)
+    frame = made_up(2**16)
+    for name in (f"filler {i}" for i in range(16)):
+        frame[name] = frame["x"]  # that nobody asks for
+    for name, files in (("few", 1), ("many", 8)):
+        (tmp_path / name).mkdir()
+        for i in range(files):
+            frame.to_parquet(tmp_path / name / f"{i}.parquet", index=False)
+    peaks = []
+    with embedded(1, 1) as (client, _):
+        for name in ("few", "many"):
+            _, written, _ = score(client, run, tmp_path / name, tmp_path / f"{name}-out", keep=("id",))
+            peaks.append(max(peak_memory(client).values()))
+            assert written.rows == 2**16 * (1 if name == "few" else 8)
+    assert peaks[1] < peaks[0] + 25e6
+
+
 @pytest.mark.parametrize(
     ("line", "code", "says"),
     [
