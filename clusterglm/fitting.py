@@ -26,7 +26,7 @@ from clusterglm.glm.sample import Drawn
 from clusterglm.glm.start import Look, look, look_at_fit
 from clusterglm.here import fit_here, rows_from_python
 from clusterglm.progress import Progress, Silent
-from clusterglm.request import Request
+from clusterglm.request import CLASSES, Request
 from clusterglm.result import Result
 from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions, write_data, write_run
 from clusterglm.solving import solve
@@ -337,6 +337,7 @@ class _Fitting:
                 request.offset,
                 request.categorical or (),
                 request.missing,
+                request.family == CLASSES,
             )
         source.open(self.client)
         for text in source.notes:
@@ -372,11 +373,12 @@ class _Fitting:
         for reason in plan.reasons:
             if reason.startswith(("note:", "warning:")):
                 self.note(reason)
-        model = self.request.model
+        model, classes = self.request.model, source.coding.get("classes")
+        family = model.family if classes is None else replace(model.family, classes=len(classes))  # type: ignore[call-arg]
         # What Dask is to make may be dear, and is made once: the kernels are measured on other rows of this shape.
         shape = Synthetic(plan.rows, len(source.names), family=model.family.name)
         probed = source if self.source is None else shape
-        speeds = planning.on_workers(self.client, probed, plan, model.family, model.intercept)
+        speeds = planning.on_workers(self.client, probed, plan, family, model.intercept)
         if self.source is not None:
             speeds = speeds._replace(make=typical(plan.columns, generated=False).make)
         self.speeds, self.forecast = speeds, planning.planned(self.request, self.solver, plan, speeds)

@@ -11,7 +11,7 @@ from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.rows import Here, LocalRows
 from clusterglm.errors import UsageError
 from clusterglm.progress import Progress
-from clusterglm.request import Request, split_names
+from clusterglm.request import CLASSES, Request, split_names
 from clusterglm.result import Result
 from clusterglm.solving import solve
 
@@ -43,7 +43,8 @@ def rows_from_python(data: Any, options: dict[str, Any]) -> Here | Collections:
     elif grouping is not None:
         raise UsageError("groups", grouping, "needs the features by name: give a frame, and features")
     intercept = options.get("intercept") is not False
-    found = from_python(data, chosen, intercept=intercept, dtype=options.get("dtype") or "float64")
+    dtype, classes = options.get("dtype") or "float64", options.get("family") == CLASSES
+    found = from_python(data, chosen, intercept=intercept, dtype=dtype, classes=classes)
     if isinstance(found, Here):
         for name in chosen:
             options.pop(name, None)

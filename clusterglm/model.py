@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,7 +44,7 @@ class Unseen(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """``eta`` and ``mean``, (n,) float64, NaN where a value is missing; ``unseen`` by column."""
+    """``eta`` and ``mean``, (n,) or (n, K) float64, NaN where a value is missing; ``unseen`` by column."""
 
     eta: np.ndarray
     mean: np.ndarray
@@ -56,17 +56,19 @@ class FittedModel:
     """What ``model.json`` holds.
 
     ``coefficients`` (p,) float64 are those of ``feature_names``; ``features`` are the columns that these are made of,
-    and ``levels`` those of the ones that are coded. ``offset`` names the column that was added to the predictor.
+    and ``levels`` those of the ones that are coded. ``offset`` names the column that was added to the predictor. With
+    K ``classes`` coefficients are (K, p), intercepts (K,), and what is predicted (n, K).
     """
 
     family: Family
     feature_names: tuple[str, ...]
     coefficients: np.ndarray
-    intercept: float | None
+    intercept: Any
     features: tuple[str, ...]
     levels: Mapping[str, Levels]
     offset: str | None
     status: str
+    classes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -93,10 +95,19 @@ class FittedModel:
         DataError
             A column is missing or no number, a level is unseen, a shape does not fit.
         """
-        return self.family.mean(self.linear_predictor(X, offset, unseen=unseen))
+        eta = self.linear_predictor(X, offset, unseen=unseen)
+        return self.family.mean(eta.T).T if self.classes else self.family.mean(eta)
+
+    def of_class(self, k: int) -> FittedModel:
+        """Return the model of the predictor of class ``k`` alone."""
+        intercept = None if self.intercept is None else float(self.intercept[k])
+        return replace(self, coefficients=self.coefficients[k], intercept=intercept, classes=())
 
     def linear_predictor(self, X: Any, offset: np.ndarray | str | None = None, *, unseen: str = "error") -> np.ndarray:
         """Return eta of every row, (n,) float64; all as in ``predict``."""
+        if self.classes:
+            each = [self.of_class(k).linear_predictor(X, offset, unseen=unseen) for k in range(len(self.classes))]
+            return np.column_stack(each)
         if unseen not in UNSEEN:
             raise unknown("unseen", unseen, UNSEEN)
         if offset is not None and self.offset is None:
@@ -128,6 +139,12 @@ class FittedModel:
         """
         from clusterglm.data import levels as coding
 
+        if self.classes:
+            all_scores = [
+                self.of_class(k).scores(column, rows, offset, unseen, added) for k in range(len(self.classes))
+            ]
+            eta = np.column_stack([scores.eta for scores in all_scores])
+            return Scores(eta, self.family.mean(eta.T).T, all_scores[0].unseen)
         eta = self._base(rows, added)
         if offset is not None:
             eta += _number(offset, column(offset))
@@ -151,7 +168,8 @@ class FittedModel:
                 row = int(strange.argmax())
                 found.append(Unseen(name, int(strange.sum()), row, coding.label(values[row].as_py())))
         eta[~np.isfinite(eta)] = np.nan
-        return Scores(eta, self.family.mean(eta), found)
+        mean = eta if self.family.predictors > 1 else self.family.mean(eta)
+        return Scores(eta, mean, found)
 
     def _of_matrix(self, X: Any, offset: Any) -> np.ndarray:
         from scipy.sparse import issparse
@@ -255,19 +273,24 @@ def load_model(path: str | Path) -> FittedModel:
         coefficients = np.array(content["coefficients"], dtype=np.float64)
         intercept, offset = content["intercept"], content.get("offset")
         made = [name for f in features for name in (levels[f].names(f) if f in levels else [f])]
-        if made != list(names) or coefficients.shape != (len(names),):
+        classes = tuple(map(str, content.get("classes") or ()))
+        intercept = None if intercept is None else np.array(intercept, dtype=np.float64)[()]
+        shapes = coefficients.shape, np.shape(0.0 if intercept is None else intercept)
+        wanted = ((len(classes), len(names)), (len(classes),)) if classes else ((len(names),), ())
+        if made != list(names) or shapes[0] != wanted[0] or (intercept is not None and shapes[1] != wanted[1]):
             raise ValueError("names and coefficients do not fit together")
-        if not np.isfinite([*coefficients, float(intercept or 0)]).all():
+        if not np.isfinite(coefficients).all() or not np.isfinite(0.0 if intercept is None else intercept).all():
             raise ValueError("not finite")
         return FittedModel(
             get_family(content["family"], content.get("link"), **content.get("parameters", {})),
             names,
             coefficients,
-            None if intercept is None else float(intercept),
+            intercept if classes or intercept is None else float(intercept),
             features,
             levels,
             None if offset is None else str(offset),
             str(content.get("status")),
+            classes,
         )
     except FileNotFoundError as error:
         raise DataError("MODEL", path, f"no such file: name a run folder, or its {MODEL_FILE}") from error

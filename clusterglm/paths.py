@@ -22,7 +22,7 @@ from clusterglm.glm.path import FOLDS, Grid, Path, fit_path
 from clusterglm.glm.start import Look, look
 from clusterglm.here import request_here
 from clusterglm.progress import Progress
-from clusterglm.request import Request
+from clusterglm.request import CLASSES, Request
 from clusterglm.result import Result
 from clusterglm.solving import solve
 
@@ -126,6 +126,8 @@ def _conduct(client: Client | None, data: Any, grid: Grid, folds: int, words: di
     for name in _NOT_HERE:
         if words.get(name):
             raise UsageError(f"--{name}", words[name], "has no effect on a path, which has strengths of its own")
+    if words.get("family") == CLASSES:
+        raise UsageError("--family", CLASSES, "has no path of penalties: fit single strengths")
     if words.get("solver", "auto") not in _SOLVERS:
         cure = f"a path is solved in lockstep by proximal Newton: {' or '.join(_SOLVERS)}"
         raise UsageError("solver", words["solver"], cure)

@@ -27,6 +27,7 @@ from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.sample import sample_rows
 from clusterglm.glm.scan import scan
+from clusterglm.glm.softmax import Multinomial
 from clusterglm.glm.start import first_every
 
 if TYPE_CHECKING:
@@ -144,15 +145,16 @@ def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
         # One window is all there is, or there are others.
         made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
         # Missing and infinite values are refused by the scan; here they are nobody's matter.
-        beta = np.zeros(stream.columns)
+        beta = np.zeros(stream.columns * (family.predictors or 2))  # 2: of classes that nobody has counted yet
+        family = family if family.predictors else Multinomial(2)
         with np.errstate(all="ignore"):
             times = {
                 # Files are decoded many windows at a time, of which the first takes it all.
                 "make": _median(made) if stream.origin.random_access else float(np.mean(made)),
                 "scan": _per_row(first, scan, family),
                 "gradient": _per_row(first, kernels.gradient, family, beta),
-                "pair": _per_row(first, kernels.gradient, family, np.zeros((stream.columns, 2))),
-                "hessian": _per_row(first, kernels.hessian, family, beta) if stream.columns <= MOST_COLUMNS else 0.0,
+                "pair": _per_row(first, kernels.gradient, family, np.zeros((len(beta), 2))),
+                "hessian": _per_row(first, kernels.hessian, family, beta) if len(beta) <= MOST_COLUMNS else 0.0,
             }
             if storage == "memory" and times["make"] * len(stream) < _MOST_SECONDS:
                 times |= _memory(stream, times, family, beta)

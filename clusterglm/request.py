@@ -27,6 +27,7 @@ MISSING = ("raise", "drop")
 STORAGES = ("auto", "memory", "stream", "disk")
 COVARIANCES = ("nonrobust", "HC0", "HC1", "cluster")  # of glm/inference.py, which takes scipy to import
 WEIGHTS = ("frequency", "analytic")
+CLASSES = "multinomial"  # the family whose target has classes
 ESTIMATE = "estimate"  # a theta that is to be found
 GENERATED = ("binomial", "gaussian", "poisson")  # families of data/synthetic.py, which takes numpy to import
 _LARGEST_SEED = 2**63 - 1
@@ -147,6 +148,8 @@ class Request:
             from clusterglm.glm.families import PAIRS
 
             raise UsageError("--family", None, f"needed with --data: one of {', '.join(PAIRS)}")
+        if self.family == CLASSES and self.offset is not None:
+            raise UsageError("--offset", self.offset, f"{CLASSES} takes none: every class has its own predictor")
         roles = {"--weights": self.weights, "--offset": self.offset}
         for option, column in roles.items():
             if column == self.target:
@@ -250,7 +253,7 @@ class Request:
     @cached_property
     def model(self) -> Model:
         from clusterglm.glm.model import STARTS, Model
-        from clusterglm.glm.solvers import refuse_kink
+        from clusterglm.glm.solvers import refuse_classes, refuse_kink
 
         if self.start not in STARTS and not Path(self.start).exists():
             raise unknown("--start", self.start, (*STARTS, "RUN"))
@@ -288,6 +291,7 @@ class Request:
         )
         if self.penalty_factors and not model.penalised:
             raise UsageError("--penalty-factors", None, "has no effect without a penalty: add --penalty and --alpha")
+        refuse_classes(self.method, model.family)
         refuse_kink(self.method, model.has_l1, penalty, bool(self.bounds))
         return model
 

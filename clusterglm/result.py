@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Result:
     ``theta``. ``history`` holds one list a column of ``history.parquet``. Sizes in bytes, times in seconds.
     ``start_saved`` says what a start other than the null model was worth: its ``distance`` from the optimum beside that
     of the null model, the ``passes`` made, those ``foreseen_from_null``, and the difference, which is ``saved``.
+    ``classes`` are those of a target that has several: then there is a coefficient, and an intercept among them, for
+    every class, ``CLASS:NAME``, one class after another; without a penalty less those of the first, which is left out.
     ``direction`` (intercept first, where there is one) is the verified direction along which the coefficients grow
     without end, where the status is ``no_finite_mle``. ``request`` has all options of the fit, so that it can be called
     again; secrets in them are redacted.
@@ -53,6 +55,7 @@ class Result:
     feature_names: list[str]
     features: list[str]
     levels: dict[str, list[str]]
+    classes: list[str] | None
     objective: float
     null_objective: float
     certificate: dict[str, Any]
@@ -109,6 +112,7 @@ class Result:
             "chunks": {"count": 1, "rows": rows, "spread": {}},
             "features": list(names),
             "levels": {},
+            "classes": None,
             "tasks": 0,
             "tasks_dropped": 0,
             "workers": 0,
@@ -122,6 +126,21 @@ class Result:
             "started": None,
             "cost": None,
         }
+        told |= measured
+        coefficients, intercept, labels, inference = (
+            fitted.coefficients,
+            fitted.intercept,
+            list(names),
+            fitted.inference,
+        )
+        if coefficients.ndim == 2:
+            told["classes"] = told["classes"] or [str(k) for k in range(len(coefficients))]
+            first = ["intercept"] if intercept is not None else []
+            rows_told = fitted.beta.reshape(len(coefficients), -1)[int(fitted.alpha == 0) :]
+            named = told["classes"][int(fitted.alpha == 0) :]
+            labels = [f"{of}:{name}" for of in named for name in [*first, *names]]
+            coefficients, intercept = rows_told.ravel(), None
+            inference = inference and replace(inference, names=labels)
         return cls(
             solver=fitted.solver,
             family=fitted.family.name,
@@ -135,9 +154,9 @@ class Result:
             columns=len(names),
             dtype=request.dtype,
             status=fitted.status,
-            coefficients=fitted.coefficients,
-            intercept=fitted.intercept,
-            feature_names=list(names),
+            coefficients=coefficients,
+            intercept=intercept,  # type: ignore[arg-type]
+            feature_names=labels,
             objective=fitted.objective,
             null_objective=fitted.null_objective,
             certificate={
@@ -164,8 +183,8 @@ class Result:
             notes=notes,
             versions=_versions(),
             history=_history(fitted),
-            inference=fitted.inference,
-            **(told | measured),
+            inference=inference,
+            **told,
         )
 
     @property
@@ -176,6 +195,21 @@ class Result:
         """Return the content of ``result.json``."""
         told = {k: v for k, v in vars(self).items() if k not in ("history", "folder")}
         return told | {"inference": None if self.inference is None else asdict(self.inference)}
+
+    def by_class(self) -> dict[str, Any]:
+        """Return ``classes``, ``coefficients`` (K, p), ``intercept`` (K,) or None, and ``feature_names`` (p,)."""
+        assert self.classes is not None
+        K, told = len(self.classes), int(self.alpha == 0)  # the first one told
+        each = np.zeros((K, self.coefficients.size // (K - told)))
+        each[told:] = self.coefficients.reshape(K - told, -1)
+        first, prefix = each.shape[1] - self.columns, len(self.classes[told]) + 1
+        of = self.feature_names[first : each.shape[1]]
+        return {
+            "classes": self.classes,
+            "coefficients": each[:, first:],
+            "intercept": each[:, 0] if first else None,
+            "feature_names": [name[prefix:] for name in of],
+        }
 
     def summary(self) -> str:
         """Return the summary of a fit that was made with ``summary=True``, as statsmodels writes it.
@@ -193,6 +227,8 @@ class Result:
         """Return the content of ``model.json``: all that a prediction needs."""
         keys = ("family", "link", "parameters", "feature_names", "coefficients", "intercept", "features", "levels")
         told = {key: getattr(self, key) for key in (*keys, "status", "versions")}
+        if self.classes is not None:
+            told |= self.by_class()
         return {"schema": 1} | told | {"offset": self.request.get("offset")}
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 PREDICTIONS = ("mean", "eta")
+OF_CLASSES = "class"  # the likeliest, in place of eta, beside the mean of each
 _FEWEST_ROWS, _MOST_ROWS = 2**16, 2**20  # of a part
 _PARTS_A_THREAD = 4
 _ROW_BYTES = 16
@@ -85,7 +86,7 @@ class Scoring:
         if self.unseen not in UNSEEN:
             raise unknown("--unseen", self.unseen, UNSEEN)
         for name in self.keep:
-            if name in PREDICTIONS:
+            if name in self.predictions:
                 raise UsageError("--keep", name, "is the name of a prediction: rename the column")
             if self.keep.count(name) > 1:
                 raise UsageError("--keep", name, "named twice")
@@ -96,6 +97,12 @@ class Scoring:
     @property
     def place(self) -> Any:
         return location(self.data, "DATA")
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """The names of the columns that are written."""
+        classes = self.model.classes
+        return (OF_CLASSES, *(f"mean:{name}" for name in classes)) if classes else PREDICTIONS
 
     @property
     def added(self) -> str | None:
@@ -198,8 +205,8 @@ def _write(scoring: Scoring, format: str, digits: int, part: _Part) -> Written:
                 if scoring.unseen == "error":
                     raise found.refusal(place(format, file, row + found.row), scoring.model.levels[found.column])
                 unseen[found.column] += found.values
-            missing += int(np.isnan(scores.eta).sum())
-            table = _table(scoring.keep, batch, scores.mean, scores.eta)
+            missing += int(np.isnan(scores.eta.reshape(len(batch), -1)[:, 0]).sum())
+            table = _table(scoring, batch, scores.mean, scores.eta)
             writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True)
             writer.write_table(table)
             row += len(batch)
@@ -211,13 +218,17 @@ def _write(scoring: Scoring, format: str, digits: int, part: _Part) -> Written:
     return Written(file.rows, missing, unseen)
 
 
-def _table(keep: Sequence[str], batch: pa.RecordBatch, mean: np.ndarray, eta: np.ndarray) -> pa.Table:
+def _table(scoring: Scoring, batch: pa.RecordBatch, mean: np.ndarray, eta: np.ndarray) -> pa.Table:
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
-    for name in keep:
+    for name in scoring.keep:
         column = batch.column(name)
         columns[name] = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    predictions = zip(PREDICTIONS, (mean, eta), strict=True)
-    columns |= {name: pa.array(values, from_pandas=True) for name, values in predictions}  # NaN becomes null
+    found: list[Any] = [mean, eta]
+    if classes := scoring.model.classes:
+        likeliest = np.where(np.isnan(mean[:, 0]), None, np.array(classes, dtype=object)[mean.argmax(axis=1)])
+        found = [pa.array(likeliest, pa.string()), *mean.T]
+    for name, values in zip(scoring.predictions, found, strict=True):  # NaN becomes null
+        columns[name] = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
     return pa.table(columns)

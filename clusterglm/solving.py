@@ -10,6 +10,7 @@ import numpy as np
 
 from clusterglm import groups
 from clusterglm.data.rows import Rows
+from clusterglm.errors import DataError
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.inference import Wanted
 from clusterglm.glm.model import STARTS, Fit, Limits, Model
@@ -17,7 +18,7 @@ from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.start import Look
 from clusterglm.glm.theta import fit_theta
 from clusterglm.glm.trace import Iteration
-from clusterglm.model import load_model
+from clusterglm.model import FittedModel, load_model
 from clusterglm.progress import Progress
 from clusterglm.request import ESTIMATE, Request
 
@@ -69,9 +70,17 @@ def _earlier(request: Request, names: Sequence[str]) -> np.ndarray:
     Raises
     ------
     DataError
-        No such model.
+        No such model, or one of classes where there are none.
     """
     model = load_model(request.start)
+    if bool(model.classes) != (request.model.family.predictors != 1):
+        raise DataError("--start", request.start, f"a model of {model.family.name}: begin at one of the same family")
+    if model.classes:
+        return np.concatenate([_begun(model.of_class(k), request, names) for k in range(len(model.classes))])
+    return _begun(model, request, names)
+
+
+def _begun(model: FittedModel, request: Request, names: Sequence[str]) -> np.ndarray:
     known = dict(zip(model.feature_names, model.coefficients, strict=True))
     first = [model.intercept or 0.0] if request.model.intercept else []
     return np.array([*first, *(known.get(name, 0.0) for name in names)], dtype=np.float64)

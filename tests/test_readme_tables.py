@@ -22,6 +22,8 @@ def families() -> str:
             proof = "curvature, dual, free"
             if not np.isfinite(family.self_concordance):
                 proof += "; within the range of the rows' predictors, which is measured"
+            if family.predictors != 1:
+                proof = "curvature; free where there is no intercept"
             needs = "; needs an intercept" if family.positive else ""
             lines.append(f"| {name} | {link} | {', '.join(PENALTIES)}{needs} | {proof} |")
     for (name, link), why in REFUSED.items():

@@ -212,7 +212,7 @@ class Collections:
 
     @property
     def coding(self) -> dict[str, Any]:
-        return coding(self.form.features, self.form.levels)
+        return coding(self.form.features, self.form.levels, self.form.roles)
 
     @property
     def rows(self) -> int:

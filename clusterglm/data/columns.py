@@ -52,7 +52,8 @@ class Look(NamedTuple):
 class Roles:
     """The columns as the user named them; ``features`` None for every number and category without another role.
 
-    ``categorical`` are features whose numbers are levels. A text is a category by itself, and a bool is 0 and 1.
+    ``categorical`` are features whose numbers are levels. A text is a category by itself, and a bool is 0 and 1. With
+    ``classes`` the values of the target are levels too, and it becomes their places, from 0 on.
 
     Raises
     ------
@@ -65,6 +66,7 @@ class Roles:
     weights: str | None = None
     offset: str | None = None
     categorical: tuple[str, ...] = ()
+    classes: bool = False
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -128,6 +130,8 @@ def choose(schema: Schema, roles: Roles, url: str, ignored: Collection[str] = ()
             cure = f"leave it out with --features {_listed(rest, ',')}" if rest else "no other column can be used"
             raise DataError(f"column {quoted(name)}", schema[name].kind, f"neither number nor category: {cure}")
     for option, name in roles.others.items():
+        if option == "--target" and roles.classes and schema[name].kind in _NUMERIC | _CODED | {"mixed"}:
+            continue
         if schema[name].kind not in _NUMERIC | {"code"}:
             cure = "map it to 0 and 1, or name another" if option == "--target" else "name another"
             raise _not_a_number(f"{option} {quoted(name)}", schema[name], cure)
@@ -135,9 +139,10 @@ def choose(schema: Schema, roles: Roles, url: str, ignored: Collection[str] = ()
 
 
 def coded(schema: Schema, features: Sequence[str], roles: Roles) -> list[str]:
-    """Return the features that are coded by their levels, in order."""
+    """Return the features that are coded by their levels, in order, and behind them the target of classes."""
     asked = _CODED | {"number", "null", "mixed"}
-    return [name for name in features if schema[name].kind in (asked if name in roles.categorical else _CODED)]
+    found = [name for name in features if schema[name].kind in (asked if name in roles.categorical else _CODED)]
+    return [*found, roles.target] if roles.classes else found
 
 
 def same(name: str, schema: Schema, first: str, expected: Schema, wanted: Sequence[str], whole: bool) -> None:

@@ -24,7 +24,8 @@ class Design:
     """``X`` (rows, columns) in ``dtype``, C-contiguous, with a leading column of ones where ``intercept`` is true.
 
     A feature is one column; one with ``levels`` is a 0/1 column for each of them but the first. ``vectors`` holds a
-    float64 column of ``rows`` for the target, and the weights and the offset where they are named.
+    float64 column of ``rows`` for the target, and the weights and the offset where they are named; of one with levels
+    it is their places, from 0 on.
     """
 
     def __init__(
@@ -66,7 +67,12 @@ class Design:
             levels = self.levels[name]
             _write_codes(levels.codes(batch.column(name)), X[:, first : first + len(levels.labels) - 1])
         for name, vector in self.vectors.items():
-            vector[self.filled : stop] = to_numpy(batch.column(name))
+            part = vector[self.filled : stop]
+            if name in self.levels:
+                part[:] = codes = self.levels[name].codes(batch.column(name))
+                part[codes < 0] = np.nan
+            else:
+                part[:] = to_numpy(batch.column(name))
         self.filled = stop
 
     def take(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -132,9 +132,11 @@ def census(batch: pa.RecordBatch, kinds: Mapping[str, str], place: int = 0) -> C
     return found
 
 
-def coding(features: Sequence[str], levels: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a prediction needs to make the columns of the design matrix again."""
-    return {"features": list(features), "levels": {name: list(of.labels) for name, of in levels.items()}}
+def coding(features: Sequence[str], levels: Mapping[str, Any], roles: Roles) -> dict[str, Any]:
+    """Return what a prediction needs to make the columns of the design matrix again, and the classes of the target."""
+    labels = {name: list(of.labels) for name, of in levels.items()}
+    classes = {"classes": labels.pop(roles.target)} if roles.target in labels else {}
+    return {"features": list(features), "levels": labels, **classes}
 
 
 def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str, drop: bool = False) -> Here:
@@ -179,7 +181,7 @@ def rows_here(data: Any, roles: Roles, *, intercept: bool, dtype: str, drop: boo
     [chunk] = windows(design, [whole], (0, rows), rows, block_rows(width, itemsize), roles)
     held = LocalRows(chunk, local_problem_rows(rows, width, itemsize), intercept=intercept)
     notes += [*rounded(largest(whole, found.values)), *found.notes(levels)]
-    return Here(held, wide, roles.target, coding(features, levels), notes)
+    return Here(held, wide, roles.target, coding(features, levels, roles), notes)
 
 
 def _flat(name: str, values: Any) -> Any:

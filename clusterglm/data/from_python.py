@@ -21,12 +21,14 @@ ROLES = ("target", "weights", "offset")
 OPTIONS = (*ROLES, "features", "categorical", "missing")
 
 
-def from_python(data: Any, options: Mapping[str, Any], *, intercept: bool, dtype: str) -> Collections | Here:
+def from_python(
+    data: Any, options: Mapping[str, Any], *, intercept: bool, dtype: str, classes: bool = False
+) -> Collections | Here:
     """Return what ``clusterglm.fit`` was given: rows in this process, or the source of rows that Dask makes.
 
     ``data`` is a frame or a dict of columns, of pandas and numpy or of Dask, in which ``options`` names the ``target``,
     ``features``, ``categorical``, ``weights`` and ``offset``; or a tuple (X, y[, weights[, offset]]) of arrays, of
-    numpy or of Dask.
+    numpy or of Dask. With ``classes`` the values of a frame's target are levels; those of arrays are their places.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def from_python(data: Any, options: Mapping[str, Any], *, intercept: bool, dtype
         raise UsageError("target", None, "needed with data: the column to explain")
     for name in ("features", "categorical"):
         named[name] = None if named[name] is None else tuple(named[name])
-    roles = Roles(**named | {"categorical": named["categorical"] or ()})
+    roles = Roles(**named | {"categorical": named["categorical"] or (), "classes": classes})
     if not any(lazy):
         return rows_here(data, roles, intercept=intercept, dtype=dtype, drop=drop)
     if not isinstance(data, Mapping):

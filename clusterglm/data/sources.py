@@ -46,7 +46,8 @@ class Source(Protocol):
 
     @property
     def coding(self) -> dict[str, Any]:
-        """What a prediction needs to make these columns again: ``features``, and the ``levels`` of those coded."""
+        """What a prediction needs to make these columns again: ``features``, and the ``levels`` of those coded; and the
+        ``classes`` of a target that has them."""
 
     @property
     def rows(self) -> int: ...
@@ -98,20 +99,21 @@ def open_source(
     offset: str | None = None,
     categorical: Sequence[str] = (),
     missing: str = "raise",
+    classes: bool = False,
 ) -> FileSource:
     """Return the source for a file, a folder or a pattern, as a path or a URL; nothing is touched before ``open``.
 
     Parquet, csv, .npy, Zarr and HDF5 are read; ``::/GROUP`` behind it means a part of a Zarr store or an HDF5 file.
     ``features`` are the columns to fit, in order; None takes every number, bool or text without another role. Texts,
     and the numbers in ``categorical``, are coded by their levels. ``missing`` is raise, or drop to leave out the rows
-    where a column that is used has no value.
+    where a column that is used has no value. With ``classes`` the target's values are levels, whatever they are.
 
     Raises
     ------
     UsageError
         The URL cannot be read here, or the names of the columns contradict each other.
     """
-    roles = Roles(target, None if features is None else tuple(features), weights, offset, tuple(categorical))
+    roles = Roles(target, None if features is None else tuple(features), weights, offset, tuple(categorical), classes)
     return FileSource(url, location(url), roles, missing == "drop")
 
 
@@ -228,8 +230,9 @@ class FileSource:
 
     @property
     def coding(self) -> dict[str, Any]:
-        levels = {name: list(levels.labels) for name, levels in self.levels.items()}
-        return {"features": self.features, "levels": levels}
+        from clusterglm.data.frames import coding
+
+        return coding(self.features, self.levels, self.roles)
 
     @property
     def _reader(self) -> Any:

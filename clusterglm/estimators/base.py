@@ -77,16 +77,18 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         except (DataError, UsageError) as error:
             raise ValueError(str(error)) from error
         self.result_, self.n_iter_ = result, max(result.iterations, 1)
-        self.coef_, self.intercept_ = result.coefficients, 0.0 if result.intercept is None else result.intercept
+        told = result.model()
+        self.coef_, self.intercept_ = told["coefficients"], 0.0 if told["intercept"] is None else told["intercept"]
         self.model_ = FittedModel(
             self._fitted_family(),
-            tuple(result.feature_names),
-            result.coefficients,
-            result.intercept,
+            tuple(told["feature_names"]),
+            told["coefficients"],
+            told["intercept"],
             tuple(result.features),
             self._levels(result.levels),
             None,
             result.status,
+            tuple(told.get("classes", ())),
         )
         if (words := _WORDS.get(result.status)) is not None:
             warnings.warn(words, ConvergenceWarning, stacklevel=3)
@@ -149,13 +151,16 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             del self.feature_names_in_
 
     def _predictor(self, X: Any) -> Any:
-        """Return eta, (n,): lazily for Dask."""
+        """Return eta, (n,), or (n, K) of K classes: lazily for Dask."""
         check_is_fitted(self)
         if is_dask(X):
             if not hasattr(X, "columns") and X.shape[1] != self.n_features_in_:
                 raise ValueError(f"X has {X.shape[1]} features, but {type(self).__name__} was fitted with others")
-            return apply(self.model_.linear_predictor, X)
+            classes = self.model_.classes
+            return apply(self.model_.linear_predictor, X, len(classes) or None, classes or None)
         X = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
+        if self.model_.classes:
+            return np.asarray(X @ self.coef_.T + self.intercept_)
         return np.asarray(X @ self.coef_.ravel() + self.intercept_).ravel()
 
     def _deviances(self, X: Any, y: Any, weight: Any) -> tuple[float, float]:

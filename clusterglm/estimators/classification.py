@@ -1,4 +1,4 @@
-"""Logistic regression of two classes, whatever they are called."""
+"""Logistic regression of two classes or more, whatever they are called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from clusterglm.estimators.base import Estimator
@@ -18,7 +18,10 @@ from clusterglm.model import FittedModel
 
 
 class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
-    """The binomial family with its logit link, or ``link`` probit or cloglog.
+    """The binomial family with its logit link, or ``link`` probit or cloglog; the multinomial family of more classes.
+
+    Of K > 2 classes ``coef_`` is (K, p) and ``intercept_`` (K,), as in scikit-learn; without a penalty less those of
+    the first class.
 
     Parameters
     ----------
@@ -58,7 +61,8 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.client = client
 
     def _options(self) -> dict[str, Any]:
-        options = super()._options() | {"family": "binomial"}
+        several = len(getattr(self, "classes_", ())) > 2
+        options = super()._options() | {"family": "multinomial" if several else "binomial"}
         if options["penalty"] != "none":
             if not 0 < self.C < np.inf:
                 raise ValueError(f"C must be above 0: {self.C}")
@@ -71,38 +75,40 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Rows that no model can be fitted to, or other than two classes.
+            Rows that no model can be fitted to, one class alone, or a link that is for two.
         """
         if is_dask(X):
             self._remember(X)
             self.classes_ = _classes(y)
-            target = (y == self.classes_[1]).astype(np.float64)
+            target = _codes(y, self.classes_)
             return self._fit(X, target, sample_weight, offset)._as_classifier()
         X, y, sample_weight, offset = self._checked(X, y, sample_weight, offset, y_numeric=False)
         check_classification_targets(y)
-        if type_of_target(y) == "multiclass":
-            raise ValueError("Only binary classification is supported. The type of the target is multiclass.")
         self.classes_, codes = np.unique(y, return_inverse=True)
         seen = codes if sample_weight is None else codes[sample_weight > 0]
-        if len(np.unique(seen)) != 2:
-            raise ValueError("two classes are needed, and all rows that have a weight are of one class")
+        if len(np.unique(seen)) < max(len(self.classes_), 2):
+            raise ValueError("two classes are needed, and a row that has a weight of each: here is one class too few")
         return self._fit(X, codes.astype(np.float64), sample_weight, offset)._as_classifier()
 
     def _as_classifier(self) -> Self:
-        self.coef_, self.intercept_ = self.coef_[None, :], np.array([self.intercept_])
+        if len(self.classes_) == 2:
+            self.coef_, self.intercept_ = self.coef_[None, :], np.array([self.intercept_])
+        else:
+            self.intercept_ = np.broadcast_to(self.intercept_, len(self.classes_)).copy()
         self.n_iter_ = np.array([self.n_iter_], dtype=np.int32)
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """Return the linear predictor of every row, (n,), above 0 for ``classes_[1]``; lazily for Dask."""
+        """Return the linear predictor of every row, (n,), above 0 for ``classes_[1]``, or (n, K) of K classes; lazily
+        for Dask."""
         return self._predictor(X)
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the probability of both classes, (n, 2), in the order of ``classes_``; lazily for Dask."""
+        """Return the probability of every class, (n, K), in the order of ``classes_``; lazily for Dask."""
         eta = self._predictor(X)
         if is_dask(X):
-            return apply(partial(_probabilities, self.model_), X, 2, self.classes_)
-        return _both(self.model_.family.mean(eta))
+            return apply(partial(_probabilities, self.model_), X, len(self.classes_), self.classes_)
+        return self.model_.family.mean(eta.T).T if self.model_.classes else _both(self.model_.family.mean(eta))
 
     def predict_log_proba(self, X: Any) -> Any:
         """Return the logarithm of ``predict_proba``."""
@@ -111,20 +117,20 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         """Return the label of the likelier class of every row, (n,); lazily for Dask."""
         eta = self._predictor(X)
-        label = partial(_labels, self.classes_, self._half)
+        label = partial(_labels, self.classes_, None if self.model_.classes else self._half)
         if not is_dask(X):
             return label(eta)
         if hasattr(X, "columns"):
             return eta.map_partitions(_labels_of, label, meta=pd.Series(dtype=self.classes_.dtype))
-        return eta.map_blocks(label, dtype=self.classes_.dtype)
+        return eta.map_blocks(label, dtype=self.classes_.dtype, **({"drop_axis": 1} if eta.ndim == 2 else {}))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of rows whose label is predicted."""
         if not is_dask(X):
             return float(super().score(X, y, sample_weight))
         eta = as_array(self._predictor(X))
-        [second] = together(eta, as_array((y == self.classes_[1]).astype(np.float64)))
-        hit = (eta > self._half) == (second > 0)
+        [codes] = together(eta, as_array(_codes(y, self.classes_)))
+        hit = (eta.argmax(axis=1) if eta.ndim == 2 else eta > self._half) == codes
         if sample_weight is None:
             return float(hit.mean().compute())
         [w] = together(eta, as_array(sample_weight))
@@ -139,7 +145,6 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.classifier_tags.multi_class = False
         return tags
 
 
@@ -148,11 +153,11 @@ def _both(p: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(model: FittedModel, X: Any) -> np.ndarray:
-    return _both(model.predict(X))
+    return model.predict(X) if model.classes else _both(model.predict(X))
 
 
-def _labels(classes: np.ndarray, half: float, eta: np.ndarray) -> np.ndarray:
-    return np.asarray(classes[(eta > half).astype(np.intp)])
+def _labels(classes: np.ndarray, half: float | None, eta: np.ndarray) -> np.ndarray:
+    return np.asarray(classes[eta.argmax(axis=1) if half is None else (eta > half).astype(np.intp)])
 
 
 def _labels_of(eta: Any, label: Any) -> Any:
@@ -164,6 +169,11 @@ def _classes(labels: Any) -> np.ndarray:
 
     found = labels.unique() if hasattr(labels, "unique") else da.unique(labels)
     classes = np.sort(np.asarray(found.compute()))
-    if len(classes) != 2:
-        raise ValueError(f"two classes are needed, here are {len(classes)}: {', '.join(map(str, classes[:5]))}")
+    if len(classes) < 2:
+        raise ValueError(f"two classes are needed, here is one: {', '.join(map(str, classes))}")
     return classes
+
+
+def _codes(labels: Any, classes: np.ndarray) -> Any:
+    """Return the place of every label among the classes, lazily as the labels are."""
+    return sum((labels == classes[k]).astype(np.float64) * k for k in range(1, len(classes)))

@@ -35,6 +35,7 @@ from clusterglm.glm.kernels import Block, Extremes, gram, predictor
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Point, Problem
 from clusterglm.glm.quadratic import minimise
+from clusterglm.glm.softmax import moves
 
 Array = NDArray[np.float64]
 MOST_DIRECTIONS = 1000
@@ -76,8 +77,10 @@ def along(block: Block, family: Family, beta: Array, direction: Array) -> tuple[
 
 
 def reach(block: Block, direction: Array) -> tuple[Extremes]:
-    """Return max |a_i'd| over rows of positive weight."""
+    """Return max |a_i'd| over rows of positive weight, or how far d moves several predictors apart."""
     rows = block.X if block.weights is None else block.X[block.weights > 0]
+    if len(direction) > rows.shape[1]:  # of several predictors
+        return (Extremes(np.max(moves(rows, direction), initial=0.0, keepdims=True)),)
     return (Extremes(np.max(np.abs(rows @ direction), initial=0.0, keepdims=True)),)
 
 

@@ -15,6 +15,7 @@ from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.binomial import Cloglog, Probit
 from clusterglm.glm.family import Array, Family, xlogx
 from clusterglm.glm.positive import Gamma, GammaInverse, InverseGaussian, NegativeBinomial, Tweedie
+from clusterglm.glm.softmax import Multinomial
 
 
 class Gaussian(Family):
@@ -147,6 +148,7 @@ PAIRS: dict[str, dict[str, Callable[..., Family]]] = {
     "inverse-gaussian": {"inverse-squared": InverseGaussian},
     "tweedie": {"log": Tweedie},
     "negative-binomial": {"log": NegativeBinomial},
+    "multinomial": {"logit": Multinomial},
 }
 # Pairs of other packages, and why there is no proof for them.
 REFUSED = {
@@ -165,7 +167,13 @@ REFUSED = {
 }
 
 
-def get_family(name: str, link: str | None = None, power: float | None = None, theta: float | None = None) -> Family:
+def get_family(
+    name: str,
+    link: str | None = None,
+    power: float | None = None,
+    theta: float | None = None,
+    classes: int | None = None,
+) -> Family:
     """Return the family of this name, with its own link or another one.
 
     Parameters
@@ -176,6 +184,8 @@ def get_family(name: str, link: str | None = None, power: float | None = None, t
         Of the variance of ``tweedie``, between 1 and 2; 1.5 where it is left out.
     theta : float, optional
         The size of ``negative-binomial``, above 0: the variance is mu + mu^2 / theta.
+    classes : int, optional
+        Those of ``multinomial``, where they are known.
 
     Raises
     ------
@@ -195,7 +205,9 @@ def get_family(name: str, link: str | None = None, power: float | None = None, t
     for parameter, value in given.items():
         if value is not None and _PARAMETERS.get(name) != parameter:
             raise UsageError(f"--{parameter}", value, f"{name} has none: leave it out")
-    own = {key: value for key, value in given.items() if value is not None}
+    own: dict[str, float] = {key: value for key, value in given.items() if value is not None}
+    if classes is not None and name == "multinomial":
+        own["classes"] = int(classes)
     if not own and name in FAMILIES and link in (None, FAMILIES[name].link):
         return FAMILIES[name]
     return links[link or next(iter(links))](**own)

@@ -37,7 +37,7 @@ class Family(ABC):
     ``curvature_bound`` is sup h, and ``self_concordance`` a c that holds for all eta; infinite where there is none.
     ``canonical`` says that l(y, eta) = b(eta) - y eta + a function of y; ``positive`` that the predictors are those
     above 0, and all others have an infinite loss. ``recession`` says along which directions the loss may fall for
-    ever: by the ``signs`` of 2 y - 1, where y is ``zeros``, or none.
+    ever: by the ``signs`` of 2 y - 1, where y is ``zeros``, by ``classes``, or none. ``whole`` says that targets are.
     """
 
     name: ClassVar[str]
@@ -49,11 +49,17 @@ class Family(ABC):
     has_dispersion: ClassVar[bool] = False
     recession: ClassVar[str] = ""
     takes: ClassVar[str] = "any finite number"
+    whole: ClassVar[bool] = False
 
     @property
     def parameters(self) -> dict[str, float]:
         """The parameters beside those of the model: ``power`` or ``theta``."""
         return asdict(self)
+
+    @property
+    def predictors(self) -> int:
+        """How many linear predictors a row has: one, or one for each of several classes (softmax.py)."""
+        return 1
 
     @property
     def harmless(self) -> float:

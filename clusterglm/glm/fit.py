@@ -60,6 +60,10 @@ def fit(
     DataError
         Values that are not finite or outside the family's range, and data that no model can be fitted to.
     """
+    if model.family.predictors != 1:
+        from clusterglm.glm.fit_classes import fit_classes  # which is made of the steps below
+
+        return fit_classes(rows, names, model, solver, limits, journal, locate, target, seen, wanted)
     limits, began, read = limits or Limits(), time.perf_counter(), 0
     family, first = model.family, int(model.intercept)
     labels = ["intercept"] * first + list(names)
@@ -81,8 +85,8 @@ def fit(
     start = find_start(problem, names, model, alpha, seen, fit, limits.begin)
     problem.sample = start.sample
     start = replace(start, beta=penalty.clip(start.beta))
-    start, point = _first_point(problem, start, solver)
-    kept, dropped, dropped_notes = _kept(problem, point, scan, labels, model)
+    start, point = first_point(problem, start, solver)
+    kept, dropped, dropped_notes = kept_columns(problem, point, scan, labels, model)
     if not kept.size:
         raise DataError("columns", None, "0 in every row: nothing to fit: add --intercept, or name others")
     notes += dropped_notes
@@ -92,7 +96,7 @@ def fit(
     elif dropped:
         problem.take(kept)
         narrow = start.beta[kept]
-        point = _evaluate(problem, narrow, solver) if start.beta[dropped].any() else _restrict(point, kept, problem)
+        point = evaluate(problem, narrow, solver) if start.beta[dropped].any() else restrict(point, kept, problem)
     null_objective = point.objective if start.null_objective is None else start.null_objective
 
     largest = np.maximum(np.abs(scan.smallest), np.abs(scan.largest))
@@ -102,7 +106,7 @@ def fit(
     trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
     varying = np.where(scan.constant, 0.0, scan.deviation)
     stop = StoppingRule(trace, limits.tolerance, null_objective, varying[kept])
-    solution = _solve(problem, point, solver, stop, trace)
+    solution = solve(problem, point, solver, stop, trace)
     trace.replace(trace.iterations[-1].certificate)  # with the passes of a search or a refinement that came after it
     if pinned.size:
         solution = replace(solution, point=_unpinned(problem, solution.point, pinned, scan.largest))
@@ -120,7 +124,7 @@ def fit(
     if stop.direction is not None:
         direction = np.zeros(len(labels))
         direction[kept] = stop.direction
-        notes.append(_separation_note(direction, labels, sd))
+        notes.append(separation_note(direction, labels, sd))
     return Fit(
         solver=solver.name,
         family=family,
@@ -142,20 +146,20 @@ def fit(
     )
 
 
-def _first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, Point]:
+def first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, Point]:
     """Return the start and its point; the null model's where that is no worse."""
-    point = _evaluate(problem, start.beta, solver)
+    point = evaluate(problem, start.beta, solver)
     if start.null_objective is not None and not point.objective <= start.null_objective:
         # Rows that were not drawn tell another story: one far out, a rare class.
         start, problem.sample = start.at_null(), None
-        point = _evaluate(problem, start.beta, solver)
+        point = evaluate(problem, start.beta, solver)
     if not np.isfinite(point.objective):
         cure = "not finite where all coefficients are 0: rescale the target or the offset"
         raise DataError("mean loss", f"{point.objective:g}", cure)
     return start, point
 
 
-def _evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
+def evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
     """Return the point that solvers and certificates begin with, with as much of a Hessian as there is."""
     if len(beta) > MOST_COLUMNS:
         return problem.at_diagonal(beta)
@@ -166,7 +170,7 @@ def _evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
     return point
 
 
-def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, trace: Trace) -> Solution:
+def solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, trace: Trace) -> Solution:
     """Return where the solver ended, with the status of the stopping rule, refined where the sums leave few digits."""
     try:
         solution = solver.solve(problem, start, stop, trace)
@@ -194,7 +198,7 @@ def _solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, t
         return Solution(trace.iterations[-1].point, "interrupted")
 
 
-def _kept(
+def kept_columns(
     problem: Problem, start: Point, seen: Scan, labels: Sequence[str], model: Model
 ) -> tuple[NDArray[np.intp], list[int], list[str]]:
     """Return which columns stay, which go, and why: those that no L2 part makes unique and that repeat earlier ones.
@@ -261,7 +265,7 @@ def _unpinned(problem: Problem, point: Point, pinned: NDArray[np.intp], values: 
     return replace(point, beta=beta, objective=point.loss + problem.penalty.value(beta))
 
 
-def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
+def restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
     beta = start.beta[kept]
     H = None if start.hessian is None else start.hessian[np.ix_(kept, kept)]
     parts = None if start.parts is None else start.parts.take(kept)
@@ -270,7 +274,7 @@ def _restrict(start: Point, kept: NDArray[np.intp], problem: Problem) -> Point:
     return Point(beta, start.loss, start.gradient[kept], H, objective, parts, diagonal, start.share)
 
 
-def _separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:
+def separation_note(direction: Array, labels: Sequence[str], sd: Array) -> str:
     effect = np.abs(direction) * sd
     order = [j for j in np.argsort(-effect) if effect[j] > 0.05 * effect.max() and labels[j] != "intercept"]
     names = ", ".join(labels[j] for j in order[:5])

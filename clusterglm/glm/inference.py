@@ -176,9 +176,9 @@ def infer(
     logs, losses = problem.sum(likelihoods, family, levels, dispersions, analytic)
     groups = None
     if wanted.covariance == "nonrobust":
-        covariance = dispersion * _inverse(expected)
+        covariance = dispersion * inverse(expected)
     else:
-        bread = _inverse(observed)
+        bread = inverse(observed)
         if wanted.covariance == "cluster":
             assert wanted.groups is not None
             (sums,) = problem.sum_over(wanted.groups, scores, family, beta, kept, len(names))
@@ -223,7 +223,8 @@ def infer(
     )
 
 
-def _inverse(H: Array) -> Array:
+def inverse(H: Array) -> Array:
+    """Return H^-1, NaN where H is not numerically positive definite."""
     root = inverse_root(H)
     return np.full_like(H, np.nan) if root is None else np.asarray(root @ root.T)
 

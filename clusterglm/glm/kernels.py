@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterglm.glm import softmax
 from clusterglm.glm.family import Family
 
 Array = NDArray[np.float64]
@@ -77,6 +78,8 @@ def _or_nan(total: Array, sums: Array) -> Array:
 @_quiet
 def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     """Return (sum of w l,): one number, or K of them."""
+    if family.predictors != 1:
+        return softmax.loss(block, family, beta)
     values = family.loss(block.y, predictor(block, beta, family.harmless))
     return (values.sum(axis=-1) if block.weights is None else values @ block.weights,)
 
@@ -84,6 +87,8 @@ def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
 @_quiet
 def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     """Return (sum of w l, X'(w s)): a number and (p,), or (K,) and (p, K)."""
+    if family.predictors != 1:
+        return softmax.gradient(block, family, beta)
     values, score, _ = family.terms(block.y, predictor(block, beta, family.harmless))
     if block.weights is not None:
         values, score = block.weights * values, block.weights * score
@@ -102,6 +107,8 @@ def _weighted_terms(block: Block, family: Family, beta: Array) -> tuple[Array, A
 @_quiet
 def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), X' diag(w h) X)."""
+    if family.predictors != 1:
+        return softmax.hessian(block, family, beta, gram)
     values, score, curvature = _weighted_terms(block, family, beta)
     total = values.sum()
     return total, _or_nan(total, score @ block.X), _or_nan(total, gram(block.X, curvature))
@@ -112,7 +119,7 @@ def hessian_of_share(block: Block, family: Family, beta: Array, every: int) -> t
     """Return (sum of w l, X'(w s), X_S' diag(w h) X_S, sum of w_S), S the rows of the micro-blocks ``in_share``."""
     if in_share(block.start // len(block.y), every):
         return weighed(block, hessian, family, beta)
-    p = block.X.shape[1]
+    p = len(beta)
     return *gradient(block, family, beta), np.zeros((p, p)), 0.0
 
 
@@ -197,6 +204,8 @@ class Extremes:
 def leverage(block: Block, inverse_root: Array) -> tuple[Extremes]:
     """Return max ||a_i' R|| over rows of positive weight: with R R' = H^-1, max ||a_i|| in the norm of H^-1."""
     rows = block.X if block.weights is None else block.X[block.weights > 0]
+    if len(inverse_root) > rows.shape[1]:  # of several predictors
+        return (Extremes(np.max(softmax.widest(rows, inverse_root), initial=0.0, keepdims=True)),)
     z = rows @ inverse_root
     return (Extremes(np.sqrt(np.max(np.einsum("ij,ij->i", z, z), initial=0.0, keepdims=True))),)
 

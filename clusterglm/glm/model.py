@@ -63,6 +63,8 @@ class Model:
             raise UsageError("--bounds", None, "no solver knows both bounds and groups: leave one of them out")
         if self.penalty == "group" and self.l1_ratio == 0:
             raise UsageError("--l1-ratio", 0, "leaves nothing of the groups: use --penalty l2")
+        if self.family.predictors != 1 and self.bounds:
+            raise UsageError("--bounds", None, f"coefficients of {self.family.name} have none: leave them out")
         for name, factor in self.factors.items():
             if not 0 <= factor < np.inf:
                 raise UsageError("--penalty-factors", f"{name}={factor}", "must be 0 or more")
@@ -174,12 +176,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished fit by ``solver``. ``coefficients`` (p,) without the intercept, 0 where a column was left out."""
+    """A finished fit by ``solver``. ``coefficients`` (p,) without the intercept, 0 where a column was left out.
+
+    Of K classes they are (K, p), and intercepts (K,): of a column without penalty less those of the first class.
+    """
 
     solver: str
     family: Family
     coefficients: Array
-    intercept: float | None
+    intercept: float | Array | None
     status: str
     objective: float
     null_objective: float
@@ -197,6 +202,9 @@ class Fit:
     @property
     def beta(self) -> Array:
         """The coefficients with the intercept first, where there is one."""
+        if self.coefficients.ndim == 2:  # class by class
+            first = [] if self.intercept is None else [self.intercept]
+            return np.column_stack([*first, self.coefficients]).ravel()
         return self.coefficients if self.intercept is None else np.append(self.intercept, self.coefficients)
 
 

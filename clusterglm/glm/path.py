@@ -187,6 +187,8 @@ def fit_path(
 def _refuse(model: Model, folds: int, columns: int, rows: int) -> None:
     if model.penalty == "none":
         raise UsageError("--penalty", "none", "has no strength to choose: l1, l2, elastic-net or group")
+    if model.family.predictors != 1:
+        raise UsageError("--family", model.family.name, "has no path of penalties: fit single strengths")
     if columns > MOST_COLUMNS:
         raise UsageError("columns", columns, f"a path needs Hessians, which are formed up to {MOST_COLUMNS} columns")
     if folds < 1 or folds > rows // 2:

@@ -150,6 +150,14 @@ class Penalty:
         parts = ((np.abs(v), norms), (self.l1, np.ones_like(ridge)), (self.l2, ridge))
         return tuple(np.concatenate([own[alone], of_groups]) for own, of_groups in parts)  # type: ignore[return-value]
 
+    def repeated(self, times: int) -> Penalty:
+        """Return the same penalty on so many copies of the coefficients, one after another."""
+        groups = None
+        if self.groups is not None:
+            step = (int(self.groups.max(initial=-1)) + 1) * np.repeat(np.arange(times), len(self.groups))
+            groups = np.where(np.tile(self.groups, times) >= 0, np.tile(self.groups, times) + step, -1)
+        return Penalty(np.tile(self.l1, times), np.tile(self.l2, times), groups=groups)
+
     def take(self, columns: NDArray[np.intp]) -> Penalty:
         low, high = (None if v is None else v[columns] for v in (self.lower, self.upper))
         groups = None if self.groups is None else self.groups[columns]

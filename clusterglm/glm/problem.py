@@ -129,7 +129,8 @@ class Problem:
     read : int
         How many of these passes this process has made, and not a journal.
 
-    Hessians that need not be exact are those of one in ``every`` micro-blocks; 1 until it is set.
+    Hessians that need not be exact are those of one in ``every`` micro-blocks; 1 until it is set. A ``gauge`` is added
+    to all of them (softmax.py).
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Problem:
         self.rows, self.family, self.penalty, self.weight = rows, family, penalty, weight
         self.passes, self.sample, self.read = passes, sample, read
         self.limit, self.every = math.inf, 1
+        self.gauge: Array | None = None
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
         self._known: dict[str, Total] = {}
@@ -251,9 +253,8 @@ class Problem:
         """Return the point at which a kernel found these sums over the rows."""
         W = self.weight
         loss = float(total) / W
-        return Point(
-            beta, loss, gradient / W, None if hessian is None else hessian / W, loss + self.penalty.value(beta)
-        )
+        H = None if hessian is None else hessian / W if self.gauge is None else hessian / W + self.gauge
+        return Point(beta, loss, gradient / W, H, loss + self.penalty.value(beta))
 
     def _pass(self, key: str, run: Callable[[], tuple[int, tuple[Any, ...]]]) -> Total:
         if key in self._known:

@@ -208,7 +208,7 @@ def _target(block: Block, family: Family) -> _Target:
     else:
         # A proportion tells nothing without the number of its trials.
         proportions = family.name == "binomial" and w is None and not_whole
-        if proportions or family.outside(ends).any():
+        if proportions or (family.whole and not_whole) or family.outside(ends).any():
             wrong = family.outside(y)
             outside = _first(block, wrong | ((y > 0) & (y < 1)) if proportions else wrong, y)
     if w is None:

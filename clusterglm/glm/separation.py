@@ -53,16 +53,30 @@ def margins(block: Block, family: Family, directions: Array, units: Array) -> tu
 
     The largest violation beside the length of its row in columns divided by ``units`` (p,), and the largest |a_i'd|.
     """
-    t, y = block.X @ directions, block.y[:, None]
-    if family.recession == "signs":
+    t, y = block.X @ directions if family.predictors == 1 else _apart(block, family, directions), block.y[:, None]
+    if family.recession == "classes":
+        t, violation = np.abs(t), np.maximum(-t, 0.0)
+    elif family.recession == "signs":
         violation = np.where(y == 1, -t, np.where(y == 0, t, np.abs(t)))
     else:
         violation = np.where(y > 0, np.abs(t), t)
-    length = _lengths(block.X, units)[:, None]
+    length = _lengths(block.X, units[: block.X.shape[1]])[:, None]
     violation = np.divide(violation, length, out=np.zeros_like(t), where=length > 0)
     if block.weights is not None:
         violation, t = violation[block.weights > 0], t[block.weights > 0]
     return (Extremes(np.stack([violation.max(axis=0, initial=-np.inf), np.abs(t).max(axis=0, initial=0.0)])),)
+
+
+def _apart(block: Block, family: Family, directions: Array) -> Array:
+    """Return by how much every direction (K p, C) moves a row's own class away from the nearest other, (m, C)."""
+    rows, own = np.arange(len(block.y)), block.y.astype(np.intp)
+    found = []
+    for d in directions.T:
+        moved = (block.X @ d.reshape(family.predictors, -1).T).T
+        mine = moved[own, rows].copy()
+        moved[own, rows] = -np.inf
+        found.append(mine - moved.max(axis=0))
+    return np.column_stack(found)
 
 
 def _lengths(X: Any, units: Array) -> Array:
@@ -124,7 +138,7 @@ def direction_of_recession(problem: Problem, beta: Array, before: Array, largest
     free = np.flatnonzero(problem.penalty.free)
     units = largest[free]
     candidates = [(beta[free] - before[free]) * units, beta[free] * units]
-    wide = len(beta) > MOST_COLUMNS
+    wide = len(beta) > MOST_COLUMNS or problem.family.predictors > 1
     for felt in () if wide else problem.sum(overlap, problem.family, beta, _TAILS):
         values, vectors = np.linalg.eigh(felt[np.ix_(free, free)] / units / units[:, None])
         flat = vectors[:, values <= 10 * len(free) * _EPS * max(values[-1], 0.0)]

@@ -40,6 +40,7 @@ _RESULT: dict[str, Any] = {
     "chunks": {"count": float, "rows": float, "spread": {"*": int}},
     "parameters": {"*": float},
     "start_saved": {"*": float},
+    "classes": list,
     "inference": {
         "names": list,
         "kind": str,

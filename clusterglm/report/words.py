@@ -96,7 +96,8 @@ def model(result: dict[str, Any]) -> str:
             strengths.append(f"l1-ratio {short(number(result.get('l1_ratio')), 4)}")
         text += f" ({', '.join(strengths)})"
     link = f", {result['link']} link" if result.get("link") else ""
-    intercept = "without intercept" if result.get("intercept") is None else "with intercept"
+    of_classes = result.get("classes") and str(result["feature_names"][0]).endswith(":intercept")
+    intercept = "with intercept" if result.get("intercept") is not None or of_classes else "without intercept"
     return f"{text}{link}, {intercept}"
 
 

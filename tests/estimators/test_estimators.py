@@ -159,8 +159,35 @@ def test_what_has_no_answer_is_said() -> None:
         estimators.GammaRegression().fit(X, X[:, 0])
     with pytest.raises(ValueError, match="solver"):
         estimators.GLM(solver="nwton").fit(X, X[:, 0])
-    with pytest.raises(ValueError, match="multiclass"):
-        estimators.LogisticRegression().fit(X, np.arange(40) % 3)
+    with pytest.raises(ValueError, match="link"):
+        estimators.LogisticRegression(link="probit").fit(X, np.arange(40) % 3)
+
+
+def test_more_than_two_classes_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_iris
+
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    for words, theirs in (
+        ({}, linear_model.LogisticRegression(tol=1e-12, solver="newton-cholesky", max_iter=1000)),
+        (
+            {"penalty": "l1", "C": 0.5},
+            linear_model.LogisticRegression(l1_ratio=1.0, C=0.5, solver="saga", tol=1e-10, max_iter=100_000),
+        ),
+    ):
+        ours, peer = estimators.LogisticRegression(**words).fit(X, names), theirs.fit(X, names)
+        np.testing.assert_allclose(ours.coef_, peer.coef_, atol=1e-7 if not words else 2e-4)
+        np.testing.assert_allclose(ours.predict_proba(X), peer.predict_proba(X), atol=1e-7 if not words else 2e-4)
+        np.testing.assert_array_equal(ours.predict(X), peer.predict(X))
+        assert ours.score(X, names) == peer.score(X, names)
+    again = pickle.loads(pickle.dumps(ours))
+    np.testing.assert_array_equal(again.decision_function(X), ours.decision_function(X))
+    with pytest.warns(ConvergenceWarning, match="separation"):
+        estimators.LogisticRegression("none").fit(X, y)
+    counts, y = rows("poisson")
+    plain = estimators.LogisticRegression("none").fit(counts, np.minimum(y, 2))
+    assert not plain.coef_[0].any()
+    assert plain.intercept_[0] == 0
 
 
 def test_sparse_rows_stay_sparse() -> None:
@@ -226,7 +253,28 @@ def test_words_are_labels_on_dask_too(client: Client) -> None:
     assert set(predicted) == {"no", "yes"}
     assert model.score(parts, labels) == pytest.approx(float((predicted == words).mean()))
     with pytest.raises(ValueError, match="two classes"):
-        estimators.LogisticRegression().fit(parts, dd.from_pandas(pd.Series(np.arange(400) % 3), npartitions=2))
+        estimators.LogisticRegression().fit(parts, dd.from_pandas(pd.Series(np.ones(400)), npartitions=2))
+
+
+def test_more_than_two_classes_on_dask_are_those_in_memory(client: Client) -> None:
+    X, y = rows("poisson")
+    labels = np.array(["none", "one", "more"])[np.minimum(y, 2).astype(int)]
+    here = estimators.LogisticRegression().fit(X, labels)
+    frame, words = pd.DataFrame(X, columns=list("abcd")), pd.Series(labels)
+    there = estimators.LogisticRegression().fit(da.from_array(X, chunks=(150, 4)), da.from_array(labels, chunks=150))
+    framed = estimators.LogisticRegression().fit(
+        dd.from_pandas(frame, npartitions=2), dd.from_pandas(words, npartitions=2)
+    )
+    for model, lazy in ((there, da.from_array(X, chunks=(100, 4))), (framed, dd.from_pandas(frame, npartitions=3))):
+        np.testing.assert_allclose(model.coef_, here.coef_, rtol=1e-9)
+        for method in ("predict", "predict_proba", "decision_function"):
+            found = getattr(model, method)(lazy).compute()
+            want = getattr(here, method)(X)
+            if method == "predict":
+                assert (np.asarray(found) == want).all()
+            else:
+                np.testing.assert_allclose(np.asarray(found), want, rtol=1e-9)
+    assert there.score(da.from_array(X, chunks=(100, 4)), da.from_array(labels, chunks=100)) == here.score(X, labels)
 
 
 def test_predictions_of_dask_compute_nothing_by_themselves(client: Client) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.algebra import MOST_COLUMNS
+from clusterglm.glm.family import Family
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.solvers.admm import admm
 from clusterglm.glm.solvers.gradient_descent import gradient_descent
@@ -135,6 +136,14 @@ def for_columns(solver: Solver, columns: int, smooth: bool) -> Solver:
     others = " or ".join(s.name for s in able)
     limit = f"needs the Hessian, which is formed up to {MOST_COLUMNS} columns, and here are {columns}: use {others}"
     raise UsageError("solver", solver.name, limit)
+
+
+def refuse_classes(solver: Solver, family: Family) -> None:
+    """Raise UsageError for a solver that works on local problems' Hessians and a family with several predictors."""
+    if solver.ranges and family.predictors != 1:
+        others = ", ".join(s.name for s in SOLVERS.values() if not s.ranges)
+        cure = f"its local problems know nothing of {family.name}'s classes: use one of {others}"
+        raise UsageError("solver", solver.name, cure)
 
 
 def refuse_kink(solver: Solver, has_l1: bool, penalty: str, bounded: bool = False) -> None:
