@@ -25,7 +25,7 @@ from clusterglm.data.synthetic import Synthetic
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 Cli = Callable[..., Any]
 UP = ("up", "ec2", "--fake", "--workers", 2)
-MOST_CALLS = 24  # of an ``up`` without a fault; the number depends on how long the machines take
+MOST_CALLS = 28  # of an ``up`` without a fault; the number depends on how long the machines take
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +73,7 @@ def killed(clusterglm: Cli, faults: Any, call: int, when: str, action: str = "")
     return Path(env["CALLS"]).read_text().split()
 
 
-@pytest.mark.parametrize(("action", "call"), [("RunInstances", 1)])
+@pytest.mark.parametrize(("action", "call"), [("RunInstances", 2)])  # the first one is a dry run
 def test_down_removes_what_a_killed_up_has_started(clusterglm: Cli, faults: Any, action: str, call: int) -> None:
     assert killed(clusterglm, faults, call, "after", action)[: call + 1] == [action] * (call + 1)
 
@@ -92,7 +92,8 @@ def test_down_removes_what_an_up_killed_at_any_call_has_started(
 @pytest.mark.parametrize(
     ("action", "call", "code", "words"),
     [
-        ("RunInstances", 1, "InsufficientInstanceCapacity", "none are free there now: another --zone"),
+        ("RunInstances", 2, "VcpuLimitExceeded", "the account's quota: fewer --workers"),
+        ("RunInstances", 0, "UnauthorizedOperation", "ask whoever runs the account for that right"),
         ("DescribeSubnets", 0, "RequestExpired", "the credentials have expired"),
     ],
 )
@@ -109,12 +110,34 @@ def test_a_refusal_is_told_with_its_cure_and_leaves_nothing(
 
 @pytest.mark.full
 def test_where_no_spot_machine_is_free_an_ordinary_one_is_taken(clusterglm: Cli, faults: Any) -> None:
-    done = clusterglm(*UP, "--name", "cheap", "--spot", env=faults(2, "InsufficientInstanceCapacity", "RunInstances"))
+    done = clusterglm(*UP, "--name", "cheap", "--spot", env=faults(3, "MaxSpotInstanceCountExceeded", "RunInstances"))
     assert done.returncode == 0, done.stderr
-    assert "no spot machine (InsufficientInstanceCapacity), an ordinary one instead" in done.stderr
+    words = "no spot machine in us-east-1a (MaxSpotInstanceCountExceeded), trying an ordinary one in us-east-1a"
+    assert words in done.stderr
     kinds = sorted(item.get("InstanceLifecycle", "ordinary") for item in ec2.everything()["machines"])
     assert kinds == ["ordinary", "ordinary", "spot"]
     assert clusterglm("down", "cheap").returncode == 0
+
+
+@pytest.mark.full
+def test_where_a_zone_is_full_the_next_one_is_taken(clusterglm: Cli, faults: Any) -> None:
+    full = faults(1, "InsufficientInstanceCapacity", "RunInstances")
+    done = clusterglm(*UP, "--name", "roaming", env=full)
+    assert done.returncode == 0, done.stderr
+    words = "no ordinary machine in us-east-1a (InsufficientInstanceCapacity), trying an ordinary one in us-east-1b"
+    assert f"dask-roaming-scheduler: {words}" in done.stderr
+    zones = {item["Placement"]["AvailabilityZone"] for item in ec2.everything()["machines"]}
+    assert zones == {"us-east-1b"}  # the workers are with their scheduler
+    assert clusterglm("down", "roaming").returncode == 0
+
+
+@pytest.mark.full
+def test_rights_that_only_tell_more_may_be_missing(clusterglm: Cli, faults: Any) -> None:
+    env = faults(0, "AccessDeniedException", "ServiceQuotasV20190624.GetServiceQuota")
+    done = clusterglm(*UP, "--name", "poor", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "note: quota: not checked: quota (L-1216C47A): AccessDeniedException" in done.stderr
+    assert clusterglm("down", "poor").returncode == 0
 
 
 @pytest.mark.full

@@ -31,13 +31,15 @@ from clusterglm.cli import (
     path,
     plan,
     predict,
+    prices,
     report,
     scale,
     script,
+    ssh,
     status,
     up,
 )
-from clusterglm.clusters.cloud import rehearsal
+from clusterglm.clusters.launcher import Elsewhere
 from clusterglm.errors import (
     FAILURE,
     INTERRUPTED,
@@ -51,7 +53,7 @@ from clusterglm.errors import (
 )
 
 _WORK = (fit, path, plan, predict, generate, report, bench)
-COMMANDS = (*_WORK, up, ls, status, scale, logs, dashboard, down, doctor, script, keys)
+COMMANDS = (*_WORK, up, ls, status, scale, logs, dashboard, ssh, down, doctor, prices, script, keys)
 
 # typer keeps click's exceptions in a place that depends on its version; all are refused command lines.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]
@@ -118,8 +120,8 @@ def run(arguments: Sequence[str]) -> int:
         config.check()
         try:
             code = _invoke(plain)
-        except rehearsal.Elsewhere as away:
-            rehearsal.enter(arguments, away.cloud)  # and runs there from its beginning
+        except Elsewhere as place:
+            place.enter(arguments)  # and runs there from its beginning
         output.flush()
         return code
     except BrokenPipeError:  # `clusterglm ls | head -1`: the reader has what it wanted

@@ -12,9 +12,13 @@ import typer
 from clusterglm.cli import options, output
 from clusterglm.cli.up import with_inventory
 from clusterglm.clusters.launcher import configured
+from clusterglm.clusters.lookup import enter_rehearsal
 from clusterglm.clusters.targets import TARGETS
 from clusterglm.errors import ClusterError
 
+_POLICY = options.Parameter(
+    bool, typer.Option(False, "--iam-policy", help="Print the least rights that it needs, and look at nothing.")
+)
 _JSON = options.Parameter(bool, typer.Option(False, "--json", help="Print a list of objects."))
 
 
@@ -34,10 +38,16 @@ def register(app: typer.Typer) -> None:
 def _command(target: type[Any]) -> Callable[..., None]:
     """Return the command of a target, which takes the options that ``up`` takes."""
 
-    def command(json_: bool, **given: Any) -> None:
-        examine(configured(target, **with_inventory(given)), json_)
+    def command(json_: bool, iam_policy: bool = False, **given: Any) -> None:
+        launcher = configured(target, **with_inventory(given))
+        if iam_policy:
+            output.data_json(launcher.policy())
+            return
+        enter_rehearsal(launcher)
+        examine(launcher, json_)
 
-    return options.give(command, {"json_": _JSON} | options.of_target(target))
+    own = {"iam_policy": _POLICY} if hasattr(target, "policy") else {}
+    return options.give(command, {"json_": _JSON} | own | options.of_target(target))
 
 
 def examine(launcher: Any, json_: bool) -> None:

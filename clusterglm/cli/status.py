@@ -9,8 +9,9 @@ import typer
 from clusterglm.cli import output
 from clusterglm.cli.up import summary
 from clusterglm.cli.where import Hosts
-from clusterglm.clusters.launcher import Member, Record
+from clusterglm.clusters.launcher import Account, Member, Record
 from clusterglm.clusters.lookup import connect_cluster, lookup
+from clusterglm.errors import UsageError
 from clusterglm.units import format_size
 
 
@@ -24,10 +25,17 @@ def register(app: typer.Typer) -> None:
         allow_version_mismatch: bool = typer.Option(
             False, "--allow-version-mismatch", help="Go on where versions of Python, Dask or numpy differ."
         ),
+        reopen: bool = typer.Option(
+            False, "--reopen", help="Of a cluster in a cloud: let in your present address in place of your former one."
+        ),
         hosts: Hosts = None,
     ) -> None:
         """Ask a cluster for its workers and their memory (exit code 4 when it does not answer)."""
         launcher, record = lookup(name, hosts=hosts)
+        if reopen:
+            if not isinstance(launcher, Account):
+                raise UsageError("--reopen", None, f"belongs to clouds, and {name} is on {launcher.target}")
+            output.note(f"{name}: open to {launcher.let_in(record)}")
         members = launcher.members(record) if record.state == "up" else []
         if members and not record.address:
             show_waiting(record, launcher.state(record), members, json_)

@@ -13,9 +13,8 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import options, output
-from clusterglm.clusters.cloud import rehearsal
 from clusterglm.clusters.launcher import Launcher, Record, Size, configured
-from clusterglm.clusters.lookup import launcher_of
+from clusterglm.clusters.lookup import enter_rehearsal, launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
 from clusterglm.clusters.targets import TARGETS
 from clusterglm.errors import ClusterError, Interrupted, UsageError
@@ -100,8 +99,7 @@ def start(
             plan.steps["fit admm --rows 8e8"] = published(launcher, count)
         output.data_json(dataclasses.asdict(plan)) if json_ else output.data(str(plan))
         return
-    if getattr(launcher, "fake", None) and not rehearsal.inside(target.target):
-        raise rehearsal.Elsewhere("--fake", None, "a rehearsal is for the command line", cloud=target.target)
+    enter_rehearsal(launcher)
     record = _launch(launcher, name, Size(count), seconds)
     if json_:
         output.data_json(summary(record))

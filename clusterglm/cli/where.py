@@ -95,13 +95,14 @@ class Where:
         """Return the dollars that an hour of the cluster costs, None where it costs none or nobody knows."""
         if self.cluster is None:
             return None
+        from clusterglm.clusters.launcher import Account
         from clusterglm.clusters.lookup import lookup
 
         launcher, record = lookup(self.cluster)
-        if (priced := getattr(launcher, "hourly", None)) is None:
+        if not isinstance(launcher, Account):
             return None
-        dollars, complete = priced(record)
-        return float(dollars) if complete else None
+        dollars, complete = launcher.hourly(record)
+        return dollars if complete else None
 
     @contextlib.contextmanager
     def client(self, phase: Callable[[str], object]) -> Iterator[tuple[Client | None, Crew | None]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
+    from clusterglm.clusters.launcher import Record
+
 _COMPARED = ("python", "dask", "distributed", "numpy", "clusterglm")
 _ADDRESS = re.compile(r"(?:(?:tcp|tls)://)?(?:\[(?P<ipv6>[0-9a-fA-F:.%]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
 
@@ -90,6 +92,11 @@ def connect(
                 raise
             raise _gone(what, value, f"scheduler {address} is gone: {cure}") from error
     return client
+
+
+def moved(record: Record, why: str, what: str = "cluster") -> ClusterError:
+    """Return the error for a cluster whose wall keeps the caller out."""
+    return ClusterError(what, record.name, f"{why}: clusterglm status {record.name} --reopen")
 
 
 def read_scheduler_file(path: Path, timeout: float | None = None, what: str = "--scheduler-file") -> str:

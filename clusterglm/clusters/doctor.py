@@ -12,7 +12,7 @@ from typing import Any
 
 from clusterglm.clusters import checks
 from clusterglm.clusters.checks import Finding
-from clusterglm.clusters.cloud import api
+from clusterglm.clusters.cloud import preflight
 from clusterglm.clusters.hosts import agent, fitness, reach
 from clusterglm.clusters.launcher import Size
 from clusterglm.clusters.targets.ansible import Ansible, playbooks
@@ -33,20 +33,11 @@ def examine(launcher: Any) -> Iterator[Finding]:
     elif isinstance(launcher, JobQueue):
         yield from _queue(launcher)
     elif isinstance(launcher, Ec2):
-        yield _aws(launcher)
+        yield from preflight.examine(launcher)
     elif isinstance(launcher, OnCloud):
         yield _cloud(launcher)
     else:
         yield from checks.local()
-
-
-def _aws(launcher: Ec2) -> Finding:
-    """Look whether AWS takes the credentials, by a question that costs nothing."""
-    try:
-        found = api.machines(api.client(launcher.region, launcher.profile))
-    except ClusterError as error:
-        return Finding("AWS", "does not answer", str(error))
-    return Finding("AWS", f"answers, {len(found)} machines of clusters in this region")
 
 
 def _cloud(launcher: OnCloud) -> Finding:

@@ -7,16 +7,18 @@ declaration gives ``up TARGET --help``, the validation, the setting that is its 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, runtime_checkable
 
 from clusterglm import config
-from clusterglm.errors import unknown
+from clusterglm.errors import ClusterError, unknown
 
 SCHEMA = 1
 State = Literal["pending", "held", "starting", "up", "gone", "down"]
+Entrance = Callable[[Sequence[str]], NoReturn]  # runs a command line in another place than this
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Member:
     note: str = ""
 
 
+class Elsewhere(ClusterError):
+    """A cluster that can be used from another place alone: the command line runs again there, by ``enter``."""
+
+    def __init__(self, what: str, value: object, cure: str, enter: Entrance) -> None:
+        super().__init__(what, value, cure)
+        self.enter = enter
+
+
 class Launcher(Protocol):
     """The verbs of a target. All but the first two need no more than a record, which ``find`` can make up again."""
 
@@ -119,6 +129,47 @@ class Launcher(Protocol):
 
     def stop(self, record: Record) -> int:
         """End everything that belongs to the cluster and return how many things that were. Safe to repeat."""
+
+
+@runtime_checkable
+class Cloud(Launcher, Protocol):
+    """The verb of a target that can be rehearsed, beside those of every other."""
+
+    def entrance(self, begin: bool = False) -> Entrance | None:
+        """Return the way to where its clusters can be used: a rehearsal. None where that is here.
+
+        There is no way into a rehearsal that has ended, unless ``begin`` lets the way start another.
+        """
+
+
+@runtime_checkable
+class Account(Cloud, Protocol):
+    """The verbs of a cloud that tells of an account, region by region, and whose machines can be entered."""
+
+    def hourly(self, record: Record) -> tuple[float, bool]:
+        """Return the dollars of an hour of a cluster as it is, and whether that is all of it."""
+
+    def way_in(self, record: Record, machine: str) -> AbstractContextManager[Callable[..., list[str]]]:
+        """Keep a machine open to ssh from here.
+
+        What is yielded takes options of ssh and returns its command line up to the machine. UsageError for a machine
+        that there is not.
+        """
+
+    def shut_out(self, record: Record) -> str:
+        """Return why the cluster's wall does not let the caller in, an empty string where it does."""
+
+    def let_in(self, record: Record) -> str:
+        """Open the wall to the address that the caller has now, close it to his former one; return what is open."""
+
+    def everywhere(self) -> Mapping[str, Self]:
+        """Return this launcher for each region, and for a rehearsal last; none where nobody has an account."""
+
+    def expired(self, any_owner: bool) -> dict[str, str]:
+        """Return the names of clusters of which something is left here that should be gone, and why it should."""
+
+    def clear(self, name: str) -> int:
+        """End whatever carries a cluster's name here, with no record of it, and return how many machines that were."""
 
 
 def option(*, help: str, parse: Callable[[Any, str], Any], setting: str | None = None, flag: bool = False) -> Any:

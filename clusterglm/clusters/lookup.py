@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clusterglm import config
-from clusterglm.clusters.cloud import rehearsal
-from clusterglm.clusters.connect import connect
-from clusterglm.clusters.launcher import Launcher, Record, configured
+from clusterglm.clusters.connect import connect, moved
+from clusterglm.clusters.launcher import Account, Cloud, Elsewhere, Launcher, Record, configured
 from clusterglm.clusters.registry import Registry, checked_name, not_known
 from clusterglm.clusters.targets import TARGETS
 from clusterglm.clusters.targets.onhosts import OnHosts
@@ -82,10 +81,16 @@ def check_place(launcher: Launcher, name: str, look: bool = False) -> bool:
     Elsewhere
         It cannot, and more than a ``look`` is wanted.
     """
-    outside = bool(getattr(launcher, "fake", None)) and not rehearsal.inside()
-    if outside and not look and rehearsal.process() is not None:
-        raise rehearsal.Elsewhere("cluster", name, "is a rehearsal: use clusterglm's commands, which enter it")
-    return not outside
+    enter = launcher.entrance() if isinstance(launcher, Cloud) else None
+    if enter is not None and not look:
+        raise Elsewhere("cluster", name, "is a rehearsal: use clusterglm's commands, which enter it", enter)
+    return enter is None
+
+
+def enter_rehearsal(launcher: Launcher) -> None:
+    """Raise Elsewhere for a launcher that shall rehearse, in a rehearsal that may have to be begun."""
+    if isinstance(launcher, Cloud) and (enter := launcher.entrance(begin=True)) is not None:
+        raise Elsewhere("--fake", None, "a rehearsal is for the command line", enter)
 
 
 def _has_keys(record: Record) -> bool:
@@ -114,6 +119,31 @@ def _ask_each(question: Callable[[Launcher], T | None], troubles: list[ClusterEr
         if answer is not None:
             answers.append(answer)
     return answers
+
+
+def everywhere(ask: Callable[[Account], T], troubles: list[ClusterError]) -> list[tuple[str, Account, T]]:
+    """Return (region, its launcher, answer) for every region of every cloud, all asked at the same time.
+
+    ``troubles`` takes the errors of those that do not answer.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def answer(region: tuple[str, Account]) -> tuple[str, Account, T] | None:
+        try:
+            return *region, ask(region[1])
+        except ClusterError as error:
+            troubles.append(error)
+            return None
+
+    regions: list[tuple[str, Account]] = []
+    for target in TARGETS.values():
+        if isinstance(launcher := target(), Account):
+            try:
+                regions += launcher.everywhere().items()
+            except ClusterError as error:
+                troubles.append(error)
+    with ThreadPoolExecutor(16) as pool:
+        return [found for found in pool.map(answer, regions) if found is not None]
 
 
 def check_alive(launcher: Launcher, record: Record, what: str = "cluster") -> None:
@@ -177,12 +207,17 @@ def connect_cluster(
     if (holder := Registry().busy(name)) and holder.get("command") == "down":
         raise ClusterError(what, name, f"being taken down by pid {holder.get('pid')} on {holder.get('host')}")
     check_alive(launcher, record, what)
-    return connect(
-        launcher.reached(record) if isinstance(launcher, OnHosts) else record.address,
-        what=what,
-        value=name,
-        cure=f"clusterglm down {name}",
-        timeout=timeout,
-        allow_version_mismatch=allow_version_mismatch,
-        keys=Path(record.details["keys"]) if "keys" in record.details else None,
-    )
+    try:
+        return connect(
+            launcher.reached(record) if isinstance(launcher, OnHosts) else record.address,
+            what=what,
+            value=name,
+            cure=f"clusterglm down {name}",
+            timeout=timeout,
+            allow_version_mismatch=allow_version_mismatch,
+            keys=Path(record.details["keys"]) if "keys" in record.details else None,
+        )
+    except ClusterError as error:
+        if isinstance(launcher, Account) and (why := launcher.shut_out(record)):
+            raise moved(record, why, what) from error
+        raise

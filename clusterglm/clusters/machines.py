@@ -28,7 +28,7 @@ _TO_24 = (2, 4, 8, 12, 16, 24)
 _TO_32 = (*_TO_24, 32)
 _TO_48 = (*_TO_32, 48)
 _INTEL_7 = (*_TO_24, 48)
-_FAMILIES: dict[str, tuple[float, float, tuple[int, ...]]] = {
+FAMILIES: dict[str, tuple[float, float, tuple[int, ...]]] = {
     "m4": (4, 0.45, (2, 4, 10, 16)),
     "m5": (4, 0.55, _TO_24),
     "m5a": (4, 0.45, _TO_24),
@@ -61,9 +61,9 @@ def machine(instance_type: str) -> Machine:
     if found is None:
         raise UsageError(option, instance_type, "not an instance type: write one such as m4.2xlarge")
     family, size = found.groups()
-    if family not in _FAMILIES:
-        raise unknown(option, instance_type, [f"{name}.{size}" for name in _FAMILIES])
-    per_core, speed, larger = _FAMILIES[family]
+    if family not in FAMILIES:
+        raise unknown(option, instance_type, [f"{name}.{size}" for name in FAMILIES])
+    per_core, speed, larger = FAMILIES[family]
     sizes = {"large": 2, "xlarge": 4} | {f"{n}xlarge": 4 * n for n in larger}
     if size not in sizes:
         raise unknown(option, instance_type, [f"{family}.{name}" for name in sizes])

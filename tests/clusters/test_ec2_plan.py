@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def test_an_unknown_price_is_unknown() -> None:
         configured(Ec2, instance_type="u-24tb1.metal", max_cost=5).plan("a", Size(1))
 
 
+def test_newer_prices_of_a_region_go_before_those_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    prices.table.cache_clear()
+    path = prices.keep("us-east-1", {"m4": 0.2})
+    assert prices.hourly("m4.2xlarge", "us-east-1") == pytest.approx(0.8)
+    assert prices.hourly("m5.large", "us-east-1") == pytest.approx(0.096)
+    assert prices.hourly("m4.2xlarge", "eu-west-1") == pytest.approx(0.444)
+    assert "2025-03-02" not in prices.source("us-east-1")
+    path.write_text("no prices")
+    prices.table.cache_clear()
+    assert prices.hourly("m4.2xlarge", "us-east-1") == pytest.approx(0.4)
+    prices.table.cache_clear()
+
+
 def test_money_is_a_limit_of_time() -> None:
     launcher = configured(Ec2, max_cost="$5", region="us-east-1")
     plan = launcher.plan("demo", Size(8))
@@ -57,6 +74,16 @@ def test_money_is_a_limit_of_time() -> None:
 
 def script(plan: Any, role: str) -> str:
     return next(text for step, text in plan.steps.items() if step.startswith(f"{role}: user data"))
+
+
+def test_the_policy_reaches_only_what_is_tagged() -> None:
+    for spot, profile in ((False, None), (True, "reader")):
+        found = configured(Ec2, spot=spot or None, instance_profile=profile).policy()
+        for statement in found["Statement"]:
+            changes = not all(re.search(r":(Describe|Get)", action) for action in statement["Action"])
+            assert not changes or "Condition" in statement or statement["Resource"] != ["*"], statement
+        rights = {action for statement in found["Statement"] for action in statement["Action"]}
+        assert ("iam:PassRole" in rights) == (profile is not None)
 
 
 def boot(**given: Any) -> userdata.Boot:

@@ -44,9 +44,20 @@ def everything() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def call(code: str) -> str:
+    """Run lines of Python that have a client ``ec2`` of the rehearsal, and return what they print."""
+    return inside(sys.executable, "-c", _CLIENT + code)
+
+
 def terminate(identity: str) -> None:
     """End a machine as EC2 itself would take it away."""
-    inside(sys.executable, "-c", _CLIENT + f"ec2.terminate_instances(InstanceIds=[{identity!r}])")
+    call(f"ec2.terminate_instances(InstanceIds=[{identity!r}])")
+
+
+def notice(machine: dict[str, Any]) -> None:
+    """Tell a spot machine that it will be taken back."""
+    content = {"action": "terminate", "time": "2026-11-27T19:00:00Z"}
+    (_folder(machine) / "instance-action").write_text(json.dumps(content))
 
 
 def left() -> dict[str, int]:
@@ -57,14 +68,22 @@ def left() -> dict[str, int]:
 NOTHING = {"machines": 0, "groups": 0, "volumes": 0}
 
 
+def on(machine: dict[str, Any], *command: str) -> str:
+    """Run a command in the network of a machine and return what it printed."""
+    return inside("ip", "netns", "exec", f"cglm-{machine['InstanceId'][-8:]}", *command)
+
+
 def listening(machine: dict[str, Any]) -> set[str]:
     """Return the addresses and ports on which a machine listens, ``*`` for all addresses."""
-    namespace = f"cglm-{machine['InstanceId'][-8:]}"
-    lines = inside("ip", "netns", "exec", namespace, "ss", "-ltnH").splitlines()
+    lines = on(machine, "ss", "-ltnH").splitlines()
     return {line.split()[3].replace("0.0.0.0", "*").replace("[::]", "*") for line in lines}
 
 
 def files(machine: dict[str, Any], folder: str) -> list[str]:
     """Return the paths of the files under a folder of ours on a machine."""
-    (srv,) = Path(tempfile.gettempdir()).glob(f"clusterglm-rehearsal-*/{machine['InstanceId']}/srv")
-    return [str(path) for path in (srv / "clusterglm" / folder).rglob("*")]
+    return [str(path) for path in (_folder(machine) / "srv" / "clusterglm" / folder).rglob("*")]
+
+
+def _folder(machine: dict[str, Any]) -> Path:
+    (folder,) = Path(tempfile.gettempdir()).glob(f"clusterglm-rehearsal-*/{machine['InstanceId']}")
+    return folder

@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from clusterglm.clusters.cloud import rehearsal, userdata
 from clusterglm.clusters.cloud.booter import GATEWAY
 from clusterglm.errors import ClusterError
 
-T = TypeVar("T")
-CLUSTER, ROLE, EXPIRES, OWNER, VERSION = (
-    f"clusterglm:{key}" for key in ("cluster", "role", "expires", "owner", "version")
+CLUSTER, ROLE, CREATED, EXPIRES, OWNER, VERSION = (
+    f"clusterglm:{key}" for key in ("cluster", "role", "created", "expires", "owner", "version")
 )
 _ALIVE = ("pending", "running", "stopping", "stopped")
 _CANONICAL = "099720109477"
@@ -29,6 +29,8 @@ _PARAMETER = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{}/hvm/e
 _WHO = "https://checkip.amazonaws.com"
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 5, 30, 8
 _END_SECONDS = 300.0
+_creating = threading.Lock()  # a session of botocore's is not for several threads
+_IN_USE = ("DependencyViolation", "InvalidGroup.InUse", "VolumeInUse", "IncorrectState")
 _CURES = {
     "UnauthorizedOperation": "ask whoever runs the account for that right",
     "AccessDenied": "ask whoever runs the account for that right",
@@ -85,7 +87,8 @@ def client(region: str | None = None, profile: str | None = None, service: str =
             read_timeout=_READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         )
-        return session.create_client(service, region_name=region, config=config)
+        with _creating:
+            return session.create_client(service, region_name=region, config=config)
 
 
 @functools.cache
@@ -150,8 +153,8 @@ def console(ec2: Any, identity: str) -> str:
     return ""
 
 
-def subnet(ec2: Any, zone: str | None = None, identity: str | None = None) -> dict[str, Any]:
-    """Return the subnet that was named, else one of the default network's, in a zone if that was named.
+def subnets(ec2: Any, zone: str | None = None, identity: str | None = None) -> list[dict[str, Any]]:
+    """Return the subnet that was named, else those of the default network, of a zone if that was named.
 
     Raises
     ------
@@ -160,14 +163,14 @@ def subnet(ec2: Any, zone: str | None = None, identity: str | None = None) -> di
     """
     with told("--subnet", identity):
         if identity is not None:
-            return dict(ec2.describe_subnets(SubnetIds=[identity])["Subnets"][0])
+            return [dict(ec2.describe_subnets(SubnetIds=[identity])["Subnets"][0])]
         wanted = [{"Name": "default-for-az", "Values": ["true"]}]
         wanted += [{"Name": "availability-zone", "Values": [zone]}] if zone else []
         found = sorted(ec2.describe_subnets(Filters=wanted)["Subnets"], key=lambda item: item["AvailabilityZone"])
     if not found:
         what = f"no default subnet in {zone}" if zone else "this region has no default network"
         raise ClusterError("--subnet", None, f"{what}: name a subnet with --subnet")
-    return dict(found[0])
+    return [dict(item) for item in found]
 
 
 def image(ec2: Any, ssm: Any, instance_type: str, given: str | None = None) -> dict[str, Any]:
@@ -246,7 +249,8 @@ def open_group(ec2: Any, name: str, network: str, ranges: Iterable[str], values:
                 raise ClusterError("--name", name, cure) from error
             raise
         for port in (userdata.PORT, *([22] if ssh else [])):
-            allow(ec2, identity, port, ranges)
+            for each in ranges:
+                allow(ec2, identity, port, each)
         pair = [{"GroupId": identity}]
         ec2.authorize_security_group_ingress(
             GroupId=identity, IpPermissions=[{"IpProtocol": "-1", "UserIdGroupPairs": pair}]
@@ -254,10 +258,42 @@ def open_group(ec2: Any, name: str, network: str, ranges: Iterable[str], values:
     return str(identity)
 
 
-def allow(ec2: Any, group: str, port: int, ranges: Iterable[str]) -> None:
-    """Open a port of a group for some addresses."""
-    rule = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": each} for each in ranges]}
-    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+def allow(ec2: Any, group: str, port: int, addresses: str) -> bool:
+    """Open a port of a group for a range of addresses, and return whether it was closed for them."""
+    import botocore.exceptions
+
+    with told("group", group):
+        try:
+            ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[_rule(port, addresses)])
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "InvalidPermission.Duplicate":
+                raise
+            return False
+    return True
+
+
+def forbid(ec2: Any, group: str, port: int, addresses: str) -> None:
+    """Close a port of a group for a range of addresses."""
+    with told("group", group):
+        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[_rule(port, addresses)])
+
+
+def _rule(port: int, addresses: str) -> dict[str, Any]:
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": addresses}]}
+
+
+def let_in(group: Mapping[str, Any], port: int) -> list[str]:
+    """Return the ranges of addresses for which a port of a group is open."""
+    rules = [rule for rule in group["IpPermissions"] if rule.get("FromPort") == port == rule.get("ToPort")]
+    return [each["CidrIp"] for rule in rules for each in rule["IpRanges"]]
+
+
+def group(ec2: Any, name: str) -> str:
+    """Return the id of a cluster's security group. Raises ClusterError where it has none any more."""
+    found = groups(ec2, name)
+    if not found:
+        raise ClusterError("cluster", name, f"its security group was removed: clusterglm down {name}")
+    return str(found[0]["GroupId"])
 
 
 def groups(ec2: Any, name: str | None = None) -> list[dict[str, Any]]:
@@ -267,6 +303,20 @@ def groups(ec2: Any, name: str | None = None) -> list[dict[str, Any]]:
             Filters=[{"Name": f"tag:{CLUSTER}", "Values": [name or "*"]}]
         )
         return [dict(group) for page in pages for group in page["SecurityGroups"]]
+
+
+def volumes(ec2: Any, name: str | None = None) -> list[dict[str, Any]]:
+    """Return the disks of a cluster, or of all; those of machines that end go with them."""
+    with told("cluster" if name else "ec2", name):
+        pages = ec2.get_paginator("describe_volumes").paginate(
+            Filters=[{"Name": f"tag:{CLUSTER}", "Values": [name or "*"]}]
+        )
+        return [dict(volume) for page in pages for volume in page["Volumes"]]
+
+
+def resources(ec2: Any, name: str | None = None) -> list[dict[str, Any]]:
+    """Return the machines, groups and disks of a cluster, or of all."""
+    return machines(ec2, name) + groups(ec2, name) + volumes(ec2, name)
 
 
 def group_name(name: str) -> str:
@@ -306,14 +356,17 @@ def end(ec2: Any, name: str) -> int:
             ended |= set(found)
         # Also those whose end was asked for before: a group in use cannot be removed.
         left: list[str] = list(found)
-        for group in groups(ec2, name):
+        for item in [] if found else groups(ec2, name) + volumes(ec2, name):
             try:
-                ec2.delete_security_group(GroupId=group["GroupId"])
+                if "GroupId" in item:
+                    ec2.delete_security_group(GroupId=item["GroupId"])
+                else:
+                    ec2.delete_volume(VolumeId=item["VolumeId"])
             except botocore.exceptions.ClientError as error:
                 code = error.response["Error"]["Code"]
                 if "NotFound" not in code:
-                    left.append(group["GroupId"])
-                if code not in ("DependencyViolation", "InvalidGroup.InUse") and "NotFound" not in code:
+                    left.append(item.get("GroupId") or item["VolumeId"])
+                if code not in _IN_USE and "NotFound" not in code:
                     raise refusal(error, "down", name) from error
         if not left and not machines(ec2, name):
             return len(ended)
@@ -324,11 +377,7 @@ def end(ec2: Any, name: str) -> int:
         pause = min(2 * pause, 5.0)
 
 
-def each_region(ec2: Any, ask: Callable[[str], T]) -> dict[str, T]:
-    """Return what ``ask`` says of every region of the account, asked at the same time."""
-    from concurrent.futures import ThreadPoolExecutor
-
+def regions(ec2: Any) -> list[str]:
+    """Return the names of the regions that the account has switched on."""
     with told("--all-regions"):
-        names = [item["RegionName"] for item in ec2.describe_regions()["Regions"]]
-    with ThreadPoolExecutor(16) as pool:
-        return dict(zip(names, pool.map(ask, names), strict=True))
+        return sorted(str(item["RegionName"]) for item in ec2.describe_regions()["Regions"])

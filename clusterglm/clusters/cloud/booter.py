@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clusterglm.clusters.cloud import metadata
 from clusterglm.clusters.cloud.fakes import Fake, Instance
 
 GATEWAY = "172.31.0.1"  # in moto's default network, and the caller's address
@@ -29,6 +30,13 @@ mkdir -p "$folder/bin"
 printf '#!/bin/sh\\nexec {python} "$@"\\n' >"$folder/bin/python"
 chmod 755 "$folder/bin/python"
 """
+# One that changes its user would need more than one user here: it runs as nobody in particular, who is called root.
+_SSHD = """#!/bin/sh
+[ -x /usr/sbin/sshd ] || exit 1
+printf 'root:x:1000:1000::%s:/bin/sh\\n' "$MACHINE" >"$MACHINE/passwd"
+exec unshare -U --map-user=1000 --map-group=1000 --keep-caps -m sh -c '
+mount --bind "$MACHINE/passwd" /etc/passwd && exec /usr/sbin/sshd -o StrictModes=no "$@"' sh "$@"
+"""
 _SHUTDOWN = """#!/bin/sh
 case "$2" in
 +*) (sleep "$(( ${2#+} * MINUTE_SECONDS ))" && : >"$MACHINE/halt") >/dev/null 2>&1 & ;;
@@ -42,10 +50,13 @@ class Machine:
 
     def __init__(self, instance: Instance, folder: Path, programs: Path) -> None:
         self.id, self.folder = instance.id, folder
+        self._metadata: subprocess.Popen[bytes] | None = None
         self.namespace = f"cglm-{self.id[-8:]}"
         (folder / "srv").mkdir(parents=True)
         (folder / "run.sh").write_text(instance.script() or "#!/bin/sh\n")
         self._connect(instance.private, instance.public)
+        if instance.notices:
+            self._tell_of_notices()
         environment = {
             "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(folder),
@@ -83,12 +94,19 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        if self._metadata is not None:
+            self._metadata.wait()
         subprocess.run(["ip", "netns", "del", self.namespace], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self._port], capture_output=True, check=False)
 
     @property
     def _port(self) -> str:
         return f"cglm{self.id[-8:]}"
+
+    def _tell_of_notices(self) -> None:
+        run("ip", "-n", self.namespace, "addr", "add", f"{metadata.ADDRESS}/32", "dev", "lo")
+        line = ["ip", "netns", "exec", self.namespace, sys.executable, "-I", metadata.__file__, str(self.folder)]
+        self._metadata = subprocess.Popen(line, stdin=subprocess.DEVNULL)
 
     def _connect(self, private: str, public: str | None) -> None:
         inside = ["ip", "-n", self.namespace]
@@ -118,6 +136,7 @@ class Booter:
         self._program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         self._program("uv", _UV.replace("{python}", sys.executable))
         self._program("shutdown", _SHUTDOWN)
+        self._program("sshd", _SSHD)
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", _BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{GATEWAY}/16", "dev", _BRIDGE)

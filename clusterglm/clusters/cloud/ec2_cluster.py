@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from clusterglm.clusters.cloud import api, userdata
+from clusterglm.clusters.cloud import api, boots, userdata
 from clusterglm.errors import ClusterError
 
 with mock.patch("dask.config.ensure_file"):  # its import would copy a template into the user's folder of settings
@@ -25,7 +25,6 @@ with mock.patch("dask.config.ensure_file"):  # its import would copy a template 
 
 _ADDRESS_SECONDS = 120.0
 _LOOK_SECONDS = 2.0
-_CONSOLE_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Order:
     profile: str | None
     image: Mapping[str, Any]
     network: str
-    subnet: str
+    subnets: Sequence[Mapping[str, Any]]  # each in a zone of its own, the preferred one first
     group: str
     tags: Mapping[str, str]
     disk: int  # GB
@@ -71,17 +70,23 @@ class Machine(EC2Instance):  # type: ignore[misc]
         own = {"Name": self.name, "Dask Cluster": order.name, api.ROLE: self.role}
         self.instance_tags = {**self.instance_tags, **order.tags, **own}
         self.volume_tags = {**self.volume_tags, **order.tags, **own}
-        self.spot = order.spot and self.role == "worker"
-        try:
-            return await super().create_vm()  # type: ignore[no-any-return]
-        except botocore.exceptions.ClientError as error:
-            if self.spot and error.response["Error"]["Code"] in _NO_SPOT:
-                order.tell(f"{self.name}: no spot machine ({error.response['Error']['Code']}), an ordinary one instead")
-                self.spot = False
+        kinds = ("spot", "ordinary") if order.spot and self.role == "worker" else ("ordinary",)
+        places = [(kind, subnet) for kind in kinds for subnet in order.subnets]
+        while True:
+            kind, subnet = places.pop(0)
+            self.spot, self.subnet_id = kind == "spot", subnet["SubnetId"]
+            try:
                 return await super().create_vm()  # type: ignore[no-any-return]
-            raise api.refusal(error, self.name) from error
-        except botocore.exceptions.BotoCoreError as error:
-            raise ClusterError(self.name, None, f"AWS: {str(error).rstrip('.')}") from error
+            except botocore.exceptions.ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code in _NO_SPOT:
+                    places = [place for place in places if place[0] != "spot"]
+                if not places or code not in (*_FULL, *_NO_SPOT):
+                    raise api.refusal(error, self.name) from error
+                then = f"{places[0][0]} one in {places[0][1]['AvailabilityZone']}"
+                order.tell(f"{self.name}: no {kind} machine in {subnet['AvailabilityZone']} ({code}), trying an {then}")
+            except botocore.exceptions.BotoCoreError as error:
+                raise ClusterError(self.name, None, f"AWS: {str(error).rstrip('.')}") from error
 
     async def configure_vm(self, client: Any) -> tuple[str, str | None]:
         """Wait for the addresses. The tags came with the request: there is no moment without them."""
@@ -120,7 +125,7 @@ class Machine(EC2Instance):  # type: ignore[misc]
         with api.told(self.name):
             found = await client.get_console_output(InstanceId=self.instance["InstanceId"])
             console = str(found.get("Output", ""))
-        return failed_boot(why, console)
+        return boots.failed(why, console)
 
     async def destroy_vm(self) -> None:
         """Leave the machine: whoever meets an error ends all that carries the cluster's tag."""
@@ -149,7 +154,7 @@ class Scheduler(SchedulerMixin, Machine):  # type: ignore[misc]
                     looked = time.monotonic()
                     await self.look(client)
             words = f"no scheduler at {host}:{port} after {order.boot_seconds:.0f} s"
-            raise ClusterError(self.name, None, failed_boot(words, (await self.failure(client)).partition("\n")[2]))
+            raise ClusterError(self.name, None, boots.failed(words, (await self.failure(client)).partition("\n")[2]))
 
 
 class Worker(WorkerMixin, Machine):  # type: ignore[misc]
@@ -172,7 +177,7 @@ class Cluster(EC2Cluster):  # type: ignore[misc]
             scheduler_instance_type=order.scheduler_type,
             worker_instance_type=order.worker_type,
             vpc=order.network,  # or it asks for the default one, which there may not be
-            subnet_id=order.subnet,
+            subnet_id=order.subnets[0]["SubnetId"],
             security_groups=[order.group],  # its own default group cannot be made (issue 481 there)
             filesystem_size=order.disk,
             key_name=order.key_name,
@@ -208,7 +213,8 @@ class Cluster(EC2Cluster):  # type: ignore[misc]
             specifications.append({"ResourceType": "spot-instances-request", "Tags": specifications[0]["Tags"]})
         disk = params["BlockDeviceMappings"][0]
         spot = "spot" if "InstanceMarketOptions" in params else ""
-        token = hashlib.sha256(f"{mine['Name']} {self.order.nonce} {spot}".encode()).hexdigest()[:48]
+        where = params["NetworkInterfaces"][0]["SubnetId"]
+        token = hashlib.sha256(f"{mine['Name']} {self.order.nonce} {spot} {where}".encode()).hexdigest()[:48]
         return params | {
             "UserData": userdata.packed(params["UserData"]),
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
@@ -219,13 +225,8 @@ class Cluster(EC2Cluster):  # type: ignore[misc]
         }
 
 
-_NO_SPOT = (
-    "InsufficientInstanceCapacity",
-    "MaxSpotInstanceCountExceeded",
-    "SpotMaxPriceTooLow",
-    "Unsupported",
-    "InsufficientCapacity",
-)
+_FULL = ("InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientFreeAddressesInSubnet", "Unsupported")
+_NO_SPOT = ("MaxSpotInstanceCountExceeded", "SpotMaxPriceTooLow")  # in no zone
 
 
 def machine_name(name: str, number: int) -> str:
@@ -238,14 +239,8 @@ def number_of(machine: str) -> int:
     return int(machine.rpartition("-")[2])
 
 
-def failed_boot(why: str, console: str) -> str:
-    """Return the words for a machine that did not come up: the cause, and the end of its console."""
-    tail = [line.rstrip() for line in console.splitlines() if line.strip()][-_CONSOLE_LINES:]
-    return "\n".join([f"its boot failed: {why}", *(f"  {line}" for line in tail)])
-
-
-async def start_scheduler(order: Order) -> tuple[str, str | None]:
-    """Start the machine of the scheduler, wait until it listens, and return its private and its public address.
+async def start_scheduler(order: Order) -> tuple[str, str | None, str]:
+    """Start the machine of the scheduler, wait until it listens, and return (private, public address, subnet).
 
     Raises
     ------
@@ -255,7 +250,7 @@ async def start_scheduler(order: Order) -> tuple[str, str | None]:
     cluster = Cluster(order)
     scheduler = Scheduler(**cluster.scheduler_options)
     await scheduler.start()
-    return scheduler.address, scheduler.external_address
+    return scheduler.address, scheduler.external_address, str(scheduler.subnet_id)
 
 
 async def start_workers(order: Order, address: str, numbers: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from clusterglm.errors import UsageError
 from clusterglm.units import parse_size
 
 _TYPE = re.compile(r"[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}")
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]{2,20}){1,3}-[0-9]{1,2}")
 _SECRET = re.compile(r"(?i)aws_secret|aws_session_token|password=|-----BEGIN [A-Z ]*PRIVATE KEY")
 _LEAST_DISK, _MOST_DISK = 8, 16384  # GB: Ubuntu's own image, and what a volume may have
 
@@ -20,6 +21,14 @@ def instance_type(value: Any, what: str) -> str:
     text = str(value)
     if not _TYPE.fullmatch(text):
         raise UsageError(what, text, "not an instance type: write one such as m4.2xlarge")
+    return text
+
+
+def region(value: Any, what: str) -> str:
+    """Return the name of a region. Raises UsageError for what cannot be one."""
+    text = str(value)
+    if not _REGION.fullmatch(text):
+        raise UsageError(what, text, "not a region: write one such as us-east-1")
     return text
 
 

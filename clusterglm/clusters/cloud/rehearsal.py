@@ -9,6 +9,7 @@ left over. Commands on a rehearsed cluster enter its network and run there as th
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 
 from clusterglm.clusters import registry
 from clusterglm.clusters.cloud.fakes import Fake, worlds
+from clusterglm.clusters.launcher import Entrance
 from clusterglm.errors import ClusterError
 
 _STATE = "CLUSTERGLM_REHEARSAL_OF"  # the state directory, in the environment of the rehearsal's process
@@ -34,17 +36,6 @@ _WANTED = Path("/run/clusterglm/wanted")  # a folder: a file for each cloud
 _START_SECONDS = 60.0
 _LONGEST = 24 * 3600.0
 _PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2"}
-
-
-class Elsewhere(ClusterError):
-    """A command met a rehearsed cluster from outside: the command line enters and runs it again, see ``enter``.
-
-    ``cloud`` is one that may not be there yet.
-    """
-
-    def __init__(self, what: str, value: object = None, cure: str = "", cloud: str | None = None) -> None:
-        super().__init__(what, value, cure)
-        self.cloud = cloud
 
 
 def inside(cloud: str | None = None) -> bool:
@@ -113,6 +104,13 @@ def enter(arguments: Sequence[str], cloud: str | None = None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvpe("nsenter", [*line, sys.executable, "-m", "clusterglm", *arguments], environment)  # noqa: S606
+
+
+def entrance(cloud: str, begin: bool = False) -> Entrance | None:
+    """Return the way into the rehearsal of a cloud for commands outside of it, as launchers tell it."""
+    if inside(cloud if begin else None) or not (begin or process()):
+        return None
+    return functools.partial(enter, cloud=cloud if begin else None)
 
 
 def end() -> None:

@@ -21,11 +21,28 @@ from clusterglm.errors import UsageError
 
 MOST_BYTES = 16384  # of user data, packed
 PORT = 8786
+SSH_PORT = 8722  # of our own sshd, see clusters/cloud/door.py
 HOME = Path("/srv/clusterglm")  # of everything that is ours on a machine
 NOTED = "CLUSTERGLM_NOTED"  # what later commands need to know, in the scheduler's environment
 _UV = "https://astral.sh/uv/0.9.7/install.sh"
 _DEATH_SECONDS = 300  # a worker without a scheduler gives up
 _BLANK = {name: f"({name}: made at the launch)\n" for name in tls.FILES}
+
+
+# One key pair, the cluster's: it is what a machine shows, and what it lets in.
+_SSHD = [
+    "mkdir -p /run/sshd",
+    "cat >sshd_config <<'END'",
+    f"Port {SSH_PORT}",
+    f"HostKey {HOME}/tls/key.pem",
+    f"AuthorizedKeysFile {HOME}/authorized_keys",
+    *("AllowUsers root", "PermitRootLogin prohibit-password", "AuthenticationMethods publickey"),
+    *("UsePAM no", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PidFile none"),
+    *("AllowAgentForwarding no", "X11Forwarding no", "AllowTcpForwarding local"),
+    "END",
+    'ssh-keygen -y -f tls/key.pem >authorized_keys && "$(command -v sshd)" -f "$PWD/sshd_config" ||'
+    ' echo "clusterglm: no sshd, so no way in by ssh"',
+]
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,7 @@ def script(boot: Boot, keys: Mapping[str, str] | None = None) -> str:
     ]
     for name, content in (keys or _BLANK).items():
         lines += [f"cat >tls/{name} <<'END'", content.rstrip("\n"), "END"]
+    lines += _SSHD
     # Each line in a shell of its own: an `exit` in one would skip what follows.
     lines += [f"sh -c {shlex.quote(line)}" for line in boot.first]
     lines += _installation(boot)

@@ -7,16 +7,17 @@ import contextlib
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 
-from clusterglm.clusters.hosts.channel import Channel
-from clusterglm.clusters.hosts.host import Host
 from clusterglm.errors import ClusterError
 
 _SECONDS = 20.0
 
 
-def tunnel(channel: Channel, host: Host, address: str) -> str:
-    """Return an address on loopback that leads to ``address`` as the host sees it.
+def tunnel(command: Callable[..., list[str]], host: str, address: str) -> str:
+    """Return an address on loopback that leads to ``address`` as the host sees it, by ssh.
+
+    ``command`` takes options of ssh and returns its command line up to the host.
 
     Raises
     ------
@@ -29,7 +30,7 @@ def tunnel(channel: Channel, host: Host, address: str) -> str:
     options = ("-L", f"127.0.0.1:{port}:{there}", "-o", "ExitOnForwardFailure=yes")
     # It reads what nobody writes, so it ends with this process, however that ends.
     way = subprocess.Popen(
-        [*channel.command(host, *options), "cat"],
+        [*command(*options), "cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -43,9 +44,7 @@ def tunnel(channel: Channel, host: Host, address: str) -> str:
             return f"{scheme}://127.0.0.1:{port}"
         time.sleep(0.05)
     _close(way)
-    raise ClusterError(
-        "host", host.name, f"no way to {address} by ssh: let its sshd forward ports (AllowTcpForwarding)"
-    )
+    raise ClusterError("host", host, f"no way to {address} by ssh: let its sshd forward ports (AllowTcpForwarding)")
 
 
 def _close(way: subprocess.Popen[bytes]) -> None:

@@ -31,7 +31,7 @@ from clusterglm.clusters.cloud.api import own_address
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server
 from clusterglm.clusters.connect import check_versions
-from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, configured, option, repeated
+from clusterglm.clusters.launcher import Entrance, Member, Plan, Record, Size, State, configured, option, repeated
 from clusterglm.errors import ClusterError, UsageError
 from clusterglm.units import format_size, parse_duration
 
@@ -134,7 +134,7 @@ class OnCloud:
         provider.check()
         ranges = self.allow_cidr or (() if self.private else (own_address(),))
         life = self.max_lifetime or LIFETIME
-        tags = {"expires": fleet.expires(life), "owner": self.owner or getpass.getuser(), "version": __version__}
+        tags = {"expires": fleet.stamp(life), "owner": self.owner or getpass.getuser(), "version": __version__}
         shutil.rmtree(registry.run_folder(plan.name), ignore_errors=True)
         keys = _keys(provider, plan.name, tags)
         record = dataclasses.replace(record, options=plan.options, details={"keys": str(keys)})
@@ -249,6 +249,10 @@ class OnCloud:
         shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
         return ended
 
+    def entrance(self, begin: bool = False) -> Entrance | None:
+        """Return the way into the rehearsal, for commands outside of it."""
+        return rehearsal.entrance(self.target, begin) if self.fake else None
+
     def _value(self, name: str) -> Any:
         given = getattr(self, name)
         return self.defaults.get(name) if given in (None, ()) else given
@@ -309,7 +313,8 @@ class OnCloud:
 
         from clusterglm.clusters.cloud import vm
 
-        left = (fleet.time_of(scheduler.tags["expires"]) - datetime.now(UTC)).total_seconds()
+        now = datetime.now(UTC)
+        left = ((fleet.time_of(scheduler.tags["expires"]) or now) - now).total_seconds()
         order = self._order(record.name, scheduler.tags, Path(record.details["keys"]), left)
         address = f"tls://{scheduler.private or scheduler.public}:{userdata.PORT}"
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -161,7 +162,8 @@ class OnHosts:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
         except OSError:
-            return tunnel(self.channel, self._head(record), record.address)
+            head = self._head(record)
+            return tunnel(functools.partial(self.channel.command, head), head.name, record.address)
         return record.address
 
     @property

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Instance(NamedTuple):
-    """A machine that its cloud says is running: what of it is made true. ``script`` returns what it runs at boot."""
+    """A machine that its cloud says is running: what of it is made true.
+
+    ``script`` returns what it runs at boot; with ``notices`` it can be told that it will be taken back.
+    """
 
     id: str
     private: str
     public: str | None
     script: Callable[[], str]
+    notices: bool = False
 
 
 class Fake(Protocol):

@@ -13,7 +13,9 @@ from clusterglm.clusters.cloud import userdata
 from clusterglm.clusters.cloud.fakes import Instance, World
 
 REGION = "us-east-1"
+_REGIONS = (REGION, "eu-west-1")
 _PORT = 5000
+_QUOTA = 640.0  # vCPUs that may run at a time, as in an account of some age
 _VARIABLES = {
     "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_PORT}",
     "AWS_DEFAULT_REGION": REGION,
@@ -24,7 +26,8 @@ _VARIABLES = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-_REAL = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_SSM")
+_SERVICES = ("EC2", "SSM", "SERVICE_QUOTAS", "PRICING")
+_REAL = ("AWS_PROFILE", "AWS_SESSION_TOKEN", *(f"AWS_ENDPOINT_URL_{name}" for name in _SERVICES))
 
 
 class Moto:
@@ -56,6 +59,7 @@ class Moto:
                 item["PrivateIpAddress"],
                 item.get("PublicIpAddress"),
                 partial(self._script, item["InstanceId"]),
+                item.get("InstanceLifecycle") == "spot",
             )
             for item in self._instances()
             if item["State"]["Name"] == "running"
@@ -70,11 +74,12 @@ class Moto:
             self.ec2.stop_instances(InstanceIds=[identity])
 
     def shown(self) -> dict[str, Any]:
-        """Return the instances and the groups as EC2 shows them."""
+        """Return the instances, groups and volumes as EC2 shows them."""
         instances = self._instances()
         empty = all(item["State"]["Name"] == "terminated" for item in instances)
         groups = self.ec2.describe_security_groups()["SecurityGroups"]
-        return {"empty": empty, "instances": instances, "groups": groups}
+        volumes = self.ec2.describe_volumes()["Volumes"]
+        return {"empty": empty, "instances": instances, "groups": groups, "volumes": volumes}
 
     def _instances(self) -> list[dict[str, Any]]:
         pages = self.ec2.get_paginator("describe_instances").paginate()
@@ -96,20 +101,28 @@ def _missing() -> str:
 
 
 def _serve(console: Callable[[str], str]) -> None:
-    """Start the server, whose GetConsoleOutput shows what the machines have really printed."""
+    """Start the server, whose GetConsoleOutput shows what the machines have really printed, and which has quotas."""
     import base64
     import logging
 
     from moto.core.responses import ActionResult
+    from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
     from moto.ec2.responses.general import General
     from moto.server import ThreadedMotoServer
+    from moto.servicequotas.models import ServiceQuotasBackend
 
     def get_console_output(self: Any) -> ActionResult:
         identity = self._get_param("InstanceId")
         output = base64.b64encode(console(identity).encode()).decode()
         return ActionResult({"InstanceId": identity, "Output": output})
 
+    def get_service_quota(_: Any, service_code: str, quota_code: str) -> dict[str, Any]:
+        return {"ServiceCode": service_code, "QuotaCode": quota_code, "Value": _QUOTA}
+
+    # All of them would take moto half a minute to make.
+    RegionsAndZonesBackend.regions = [each for each in RegionsAndZonesBackend.regions if each.name in _REGIONS]
     General.get_console_output = get_console_output
+    ServiceQuotasBackend.get_service_quota = get_service_quota
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     ThreadedMotoServer(ip_address="127.0.0.1", port=_PORT, verbose=False).start()
 
