@@ -24,9 +24,9 @@ fi
 [ $# -gt 0 ] || { echo "usage: bash htcondor.sh SOLVER [options of clusterglm fit]" >&2; exit 2; }
 # After the lines above, because modules set such variables and a value that is inherited wins.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMEXPR_NUM_THREADS=1 BLIS_NUM_THREADS=1
-export MALLOC_TRIM_THRESHOLD_=67108864 DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=20
-export DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=30s DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT=120s
-export DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING=False
+export MALLOC_TRIM_THRESHOLD_=67108864 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_ARENA_MAX=1
+export DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=20 DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=30s
+export DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT=120s DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING=False
 run=$PWD/runs/htcondor-$CLUSTERGLM_JOB cluster=$PWD/runs/htcondor-$CLUSTERGLM_JOB/cluster
 mkdir -p "$cluster"
 rm -rf "$cluster/tls" "$cluster/scheduler.json" # what a job that was started again has left

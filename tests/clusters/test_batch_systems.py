@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -340,7 +341,7 @@ OARSTAT = """{
       "message" : "Karma = 0.0"},
    "72" : {"Job_Id" : 72, "array_id" : 72, "array_index" : 1, "name" : "cglm-lab-0123abcd-worker", "owner" : "ME",
       "state" : "Waiting", "assigned_network_address" : [], "launchingDirectory" : "/home/me/lab-0123abcd",
-      "message" : "FIFO scheduling OK"},
+      "message" : "FIFO scheduling OK", "scheduledStart" : 1795804015},
    "73" : {"Job_Id" : 73, "array_id" : 72, "array_index" : 2, "name" : "cglm-lab-0123abcd-worker", "owner" : "ME",
       "state" : "Error", "assigned_network_address" : [], "launchingDirectory" : "/home/me/lab-0123abcd"},
    "74" : {"Job_Id" : 74, "array_id" : 74, "array_index" : 1, "name" : null, "owner" : "ME", "state" : "Running",
@@ -353,7 +354,16 @@ def test_what_oarstat_says() -> None:
     found = oar.listed(OARSTAT.replace("ME", ME))
     assert brief(found) == [
         ("71", "71", "", "scheduler", "running", "node-1", "", ""),
-        ("72", "72", "", "worker", "pending", "", "FIFO scheduling OK", ""),
+        (
+            "72",
+            "72",
+            "",
+            "worker",
+            "pending",
+            "",
+            "FIFO scheduling OK",
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(1795804015)),
+        ),
     ]
     assert oar.listed("") == []
 

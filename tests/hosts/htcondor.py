@@ -56,6 +56,8 @@ TRUST_UID_DOMAIN = TRUE
 DISCARD_SESSION_KEYRING_ON_STARTUP = False
 BASE_CGROUP =
 MOUNT_UNDER_SCRATCH =
+DedicatedScheduler = "DedicatedScheduler@condor"
+STARTD_ATTRS = $(STARTD_ATTRS) DedicatedScheduler
 """
 
 
@@ -75,13 +77,21 @@ def install() -> None:
     policy = TREE / "usr" / "sbin" / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    inner = (
-        "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq;"
-        " apt-get install -qq -y --no-install-recommends htcondor procps; useradd -m tester"
-    )
-    outer = 'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; chroot "$1" sh -c "$2"'
-    line = ["unshare", "--mount", "--propagation", "private", "bash", "-ec", outer, "sh", str(TREE), inner]
-    subprocess.run(line, **quiet)  # type: ignore[call-overload]
+    add("htcondor procps")
+    in_tree("useradd -m tester")
+
+
+def add(packages: str) -> None:
+    """Install packages in the tree."""
+    words = f"apt-get install -qq -y --no-install-recommends {packages}"
+    in_tree(f"export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; {words}")
+
+
+def in_tree(line: str) -> None:
+    """Run a line of shell in the tree."""
+    outer = 'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; chroot "$1" sh -ec "$2"'
+    words = ["unshare", "--mount", "--propagation", "private", "bash", "-ec", outer, "sh", str(TREE), line]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, timeout=900)
 
 
 class HTCondor:
@@ -103,6 +113,8 @@ class HTCondor:
         self.hosts.run(_NAME, "mount", "--rbind", "/dev", f"{tree}/dev")
         self.hosts.run(_NAME, "mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", f"{tree}/tmp")
         self.hosts.run(_NAME, "mount", "--bind", "/etc/hosts", f"{tree}/etc/hosts")
+        if (TREE / "usr" / "bin" / "oarstat").exists():  # another system in the tree (oar.py), which does not run
+            self.hosts.run(_NAME, "mount", "--bind", "/dev/null", f"{tree}/usr/bin/oarstat")
         for path in self.shared:
             self.hosts.run(_NAME, "mkdir", "-p", f"{tree}{path}")
             self.hosts.run(_NAME, "mount", "--bind", str(path), f"{tree}{path}")

@@ -1,4 +1,4 @@
-"""``oar``: the words of OAR 2.5, as its manual and its sources have them: none has been at hand.
+"""``oar``: the words of OAR (checked on a real one, 2.6, by the tests).
 
 The jobs of an array have numbers of their own, and no limit on those that run at once.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class OARQueue(Commands):
             return ""
         status = values.get("exit_code")  # as of waitpid
         parts = [values.get("state"), None if status is None else f"exit code {os.waitstatus_to_exitcode(int(status))}"]
-        return ", ".join(str(part) for part in [*parts, values.get("message")] if part)
+        said = values.get("message") if values.get("state") == "Error" else None  # else what the job has asked for
+        return ", ".join(str(part) for part in [*parts, said] if part)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def listed(text: str) -> list[Job]:
             continue
         job, nodes = str(values["Job_Id"]), values.get("assigned_network_address") or [""]
         reason = str(values.get("message") or "") if state in ("pending", "held") else ""
-        found.append(Job(job, job, "", state, tag, str(nodes[0]), reason))
+        start = int(values.get("scheduledStart") or 0) if state == "pending" else 0
+        starts = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(start)) if start else ""
+        found.append(Job(job, job, "", state, tag, str(nodes[0]), reason, starts))
     return found
 
 
