@@ -11,6 +11,7 @@ from sklearn.utils import Tags
 from clusterglm.estimators.base import Estimator
 from clusterglm.estimators.lazy import apply, is_dask
 from clusterglm.glm.families import get_family
+from clusterglm.request import CLASSES
 
 
 class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
@@ -93,6 +94,8 @@ class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
         ValueError
             Rows, or parameters, that no model can be fitted to.
         """
+        if self._options()["family"] == CLASSES:
+            raise ValueError(f"family: {CLASSES} has classes to predict: use LogisticRegression")
         return self._fit(*self._checked(X, y, sample_weight, offset))
 
     def predict(self, X: Any) -> Any:

@@ -159,6 +159,8 @@ def test_what_has_no_answer_is_said() -> None:
         estimators.GammaRegression().fit(X, X[:, 0])
     with pytest.raises(ValueError, match="solver"):
         estimators.GLM(solver="nwton").fit(X, X[:, 0])
+    with pytest.raises(ValueError, match="use LogisticRegression"):
+        estimators.GLM("multinomial").fit(X, np.arange(40) % 3)
     with pytest.raises(ValueError, match="link"):
         estimators.LogisticRegression(link="probit").fit(X, np.arange(40) % 3)
 

@@ -141,6 +141,22 @@ def test_unpenalised_answers_and_inference_are_those_of_statsmodels(name: str, c
     assert "1:intercept" in found.summary()
 
 
+def test_clustered_errors_are_those_of_statsmodels() -> None:
+    import pandas as pd
+
+    X, y = drawn()
+    group = np.random.default_rng(9).integers(0, 30, len(y))
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(y=y, group=group)
+    found = clusterglm.fit(
+        data=frame, target="y", features=list("abcd"), solver="newton", family="multinomial", tol=1e-8,
+        summary=True, covariance="cluster", groups="group",
+    )  # fmt: skip
+    words = {"cov_type": "cluster", "cov_kwds": {"groups": group}}
+    peer = sm.MNLogit(y, sm.add_constant(X)).fit(disp=0, method="newton", tol=1e-14, **words)
+    assert found.inference.groups == 30
+    np.testing.assert_allclose(found.inference.standard_error, peer.bse.T.ravel(), rtol=1e-7)
+
+
 @pytest.mark.parametrize("solver", ABLE)
 def test_ridge_answers_are_those_of_scikit_learn_by_every_solver(solver: str) -> None:
     X, y = drawn()
