@@ -280,7 +280,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[ClusterglmError], str]] = [
     ),
     (pd.DataFrame({"a": [1], "y": ["u"]}), {"target": "y"}, DataError, r"--target y \(string\): not a number"),
     (pd.DataFrame({"a": ["u"], "y": [1]}), {"target": "y"}, DataError, r"frame.*no columns besides the target y"),
-    (pd.DataFrame({"a": [1], "y": [1]}), {"target": "y", "missing": "drop"}, UsageError, r"missing \(drop\)"),
+    ((X4, X4[:, 0]), {"missing": "drop"}, UsageError, r"missing \(drop\): has no effect on arrays"),
     ((X4, X4[:, 0]), {"categorical": ["x0"]}, UsageError, r"categorical .*has no effect on arrays"),
     (pd.DataFrame({"a": [1j], "y": [1]}), {"target": "y"}, DataError, r"column a \(complex\): neither number nor"),
     ({"a": X4, "y": X4[:, 0]}, {"target": "y"}, DataError, r"column a \(shape \(4, 2\)\): give one value"),
