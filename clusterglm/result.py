@@ -33,7 +33,9 @@ class Result:
     ``classes`` are those of a target that has several: then there is a coefficient, and an intercept among them, for
     every class, ``CLASS:NAME``, one class after another; without a penalty less those of the first, which is left out.
     ``direction`` (intercept first, where there is one) is the verified direction along which the coefficients grow
-    without end, where the status is ``no_finite_mle``. ``request`` has all options of the fit, so that it can be called
+    without end, where the status is ``no_finite_mle``. ``asynchronous`` has, of an asynchronous solver, whose the
+    ``lanes`` are and their rows, and for every one of its ``rounds`` how many points ago each was last heard of, -1 for
+    never. ``request`` has all options of the fit, so that it can be called
     again; secrets in them are redacted.
     """
 
@@ -88,6 +90,7 @@ class Result:
     history: dict[str, Sequence[Any]] = field(repr=False)
     folder: Path | None = None
     inference: Inference | None = None
+    asynchronous: dict[str, Any] | None = None
 
     @classmethod
     def of(
@@ -184,6 +187,7 @@ class Result:
             versions=_versions(),
             history=_history(fitted),
             inference=inference,
+            asynchronous=_asynchronous(fitted),
             **told,
         )
 
@@ -262,6 +266,13 @@ def _history(fitted: glm.Fit) -> dict[str, Sequence[Any]]:
         "kkt": [float(row.certificate.kkt) for row in rows],
         "step": [float(row.step) for row in rows],
     }
+
+
+def _asynchronous(fitted: glm.Fit) -> dict[str, Any] | None:
+    if not fitted.rounds:
+        return None
+    lanes = [{"worker": name, "rows": rows} for name, rows in fitted.lanes]
+    return {"lanes": lanes, "rounds": [asdict(step) for step in fitted.rounds]}
 
 
 def _versions() -> dict[str, str]:

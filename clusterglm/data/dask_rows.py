@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clusterglm.data import tally
+from clusterglm.data.arrivals import DaskArrivals
 from clusterglm.data.chunk import Held, Kernel, subtotals
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
@@ -49,6 +50,14 @@ class Share(NamedTuple):
 
     worker: str
     chunks: tuple[int, ...]
+
+
+class Done(NamedTuple):
+    """Where a task ran, how many seconds it took there, and what it found."""
+
+    worker: str
+    seconds: float
+    result: Any
 
 
 class DaskRows:
@@ -101,6 +110,7 @@ class DaskRows:
         self._homes: list[str | None] = [None] * plan.chunks  # where each was last wished for
         self._threads: dict[str, int] = {}
         self._looked, self._moves, self._asked = 0.0, 0, -math.inf
+        self._pace: dict[str, float] = {}  # seconds a row, of every worker in the last pass
         self._tally = None if on_rows is None else tally.Tally(client, plan.rows, on_rows)
 
     def load(self) -> DaskRows:
@@ -129,6 +139,30 @@ class DaskRows:
         parts = [found[first] for first in sorted(found)]
         return [result for results, _ in parts for result in results], max(reads for _, reads in parts)
 
+    def arrivals(self) -> DaskArrivals:
+        """Return the shares of the worker threads, whose sums come one by one."""
+        return DaskArrivals(self)
+
+    def shares(self) -> list[Share]:
+        """Return the chunks of every worker thread as they lie now."""
+        self._settle()
+        self._shares = self._shares or self._share_out()
+        return self._shares
+
+    def rows_of(self, share: Share) -> int:
+        """Return how many rows a share has."""
+        size = self.plan.chunk_rows
+        return sum(min(size, self.rows - i * size) for i in share.chunks)
+
+    def expected(self, share: Share) -> float:
+        """Return how many seconds a share took in the last pass; nan where nobody knows."""
+        return self._pace.get(share.worker, math.nan) * self.rows_of(share)
+
+    def begin(self, shares: Sequence[Share], kernel: Kernel, args: tuple[Any, ...]) -> list[Future]:
+        """Submit the sums of these shares; return the futures, of ``Done`` with their sub-trees."""
+        words = {"kernel": kernel, "args": args}
+        return self._begin(f"arrival-{_new_name()}", _subtotals, shares, [None] * len(shares), words)
+
     def spread(self) -> dict[str, int]:
         """Return how many chunks lie on each worker, by address."""
         workers = Counter(dict.fromkeys(self._workers(), 0))
@@ -147,27 +181,40 @@ class DaskRows:
         for attempt in range(_ATTEMPTS):
             futures: list[Future] = []
             try:
-                self._settle()
-                shares = self._shares = self._shares or self._share_out()
-                prefix = f"{function.__name__.strip('_')}-{next(_round_number)}-{time.time_ns():x}"
-                keys = [f"{prefix}-{i}" for i in range(len(shares))]
-                chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
+                shares = self.shares()
+                prefix = f"{function.__name__.strip('_')}-{_new_name()}"
                 items = [None if of_chunk is None else [of_chunk[i] for i in share.chunks] for share in shares]
-                # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
-                homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
-                work = list(zip(chunks, items, strict=True))
                 told = None if self._tally is None else self._tally.begin(prefix)
-                futures = map_where(self.client, _on_share, work, keys, homes, call=function, told=told, words=words)
-                self.tasks += len(futures)
+                futures = self._begin(prefix, function, shares, items, words, told)
                 self._barrier(futures)
-                found = self.client.gather(futures)
-                if any(share.worker != where for share, (where, _) in zip(shares, found, strict=True)):
+                found: list[Done] = self.client.gather(futures)
+                self._pace = {
+                    done.worker: done.seconds / self.rows_of(share) for share, done in zip(shares, found, strict=True)
+                }
+                if any(share.worker != done.worker for share, done in zip(shares, found, strict=True)):
                     self._shares = []
-                return [result for _, result in found]
+                return [done.result for done in found]
             except retried() as error:
-                _raise_own_error(futures, error)
-                self._recover(futures, error, attempt)
+                raise_own_error(futures, error)
+                self.recover(futures, error, attempt)
         raise ClusterError("cluster", self.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}")
+
+    def _begin(
+        self,
+        prefix: str,
+        call: Callable[..., Any],
+        shares: Sequence[Share],
+        items: Sequence[Any],
+        words: dict[str, Any],
+        told: str | None = None,
+    ) -> list[Future]:
+        keys = [f"{prefix}-{i}" for i in range(len(shares))]
+        work = [([self.chunks[i] for i in share.chunks], own) for share, own in zip(shares, items, strict=True)]
+        # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
+        homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
+        futures = map_where(self.client, _on_share, work, keys, homes, call=call, told=told, words=words)
+        self.tasks += len(futures)
+        return futures
 
     def _workers(self) -> dict[str, int]:
         """Return the threads of every worker, by address."""
@@ -271,7 +318,7 @@ class DaskRows:
         busy = self.client.processing() if lost else {}
         return bool(busy) and not lost <= {key for keys in busy.values() for key in keys}
 
-    def _recover(self, futures: list[Future], error: BaseException, attempt: int) -> None:
+    def recover(self, futures: list[Future], error: BaseException, attempt: int) -> None:
         """Put back what is lost, so that the round can be tried again. Raises ClusterError without a scheduler."""
         self.troubles.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": "))
         if self.client.status != "running":
@@ -313,7 +360,7 @@ def retried() -> tuple[type[BaseException], ...]:
     )
 
 
-def _raise_own_error(futures: list[Future], error: BaseException) -> None:
+def raise_own_error(futures: list[Future], error: BaseException) -> None:
     """Raise ``error`` on if the kernel or the loader raised it: a loader's OSError looks like a lost connection."""
     from distributed import KilledWorker
     from distributed.scheduler import NoValidWorkerError, NoWorkerError
@@ -325,17 +372,23 @@ def _raise_own_error(futures: list[Future], error: BaseException) -> None:
             raise error
 
 
+def _new_name() -> str:
+    return f"{next(_round_number)}-{time.time_ns():x}"
+
+
 def _on_share(
     work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
-) -> tuple[str, Any]:
-    """Return where this runs, and what ``call`` makes of the chunks and their items.
+) -> Done:
+    """Return what ``call`` makes of the chunks and their items.
 
     ``told`` is the name of the round for those who are told how it goes on.
     """
     from distributed import get_worker
 
     chunks, items = work
-    return get_worker().address, call(chunks if told is None else tally.counted(chunks, told), items, **words)
+    began = time.perf_counter()
+    result = call(chunks if told is None else tally.counted(chunks, told), items, **words)
+    return Done(get_worker().address, time.perf_counter() - began, result)
 
 
 def _lengths(chunks: Iterable[Held], _: None) -> list[int]:

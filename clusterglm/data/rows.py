@@ -1,8 +1,9 @@
-"""Rows, wherever they are held, behind two verbs; this file holds them in this process.
+"""Rows, wherever they are held, behind three verbs; this file holds them in this process.
 
 ``sum(kernel, *args)`` adds ``kernel(block, *args)`` over all micro-blocks along the fixed tree of ``data/tree.py``.
 ``each(step, states, *args)`` calls ``step(rows, state, *args)`` once for every local problem, a fixed range of global
 rows that the plan has chosen from the size of the data alone; ``rows`` is then a ``LocalRows`` over that range.
+``arrivals()`` has sums come one by one, of the rows of every worker thread (data/arrivals.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from scipy.sparse import csr_array, hstack, issparse
 
+from clusterglm.data.arrivals import LocalArrivals
 from clusterglm.data.chunk import Chunk, Held, Kernel, block_rows, one_blas_thread, subtotals
 from clusterglm.data.chunks import local_problem_rows
 from clusterglm.data.tree import fold
@@ -84,6 +86,9 @@ class LocalRows:
 
     def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         return each_in(self.chunk, step, states, args, self.problem_rows)
+
+    def arrivals(self) -> LocalArrivals:
+        return LocalArrivals(self)
 
 
 class Here(NamedTuple):

@@ -28,7 +28,7 @@ from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, 
 from clusterglm.glm.refine import refine
 from clusterglm.glm.scan import Scan, refuse
 from clusterglm.glm.solvers import Solver, for_columns
-from clusterglm.glm.start import Look, Start, find_start, first_every, look
+from clusterglm.glm.start import NULL, Look, Start, find_start, first_every, look, null_loss
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]
@@ -85,6 +85,8 @@ def fit(
     start = find_start(problem, names, model, alpha, seen, fit, limits.begin)
     problem.sample = start.sample
     start = replace(start, beta=penalty.clip(start.beta))
+    if solver.approach is not None and start.name == NULL:
+        start = _approach(problem, start, solver, lambda: null_loss(problem, model, scan, float(start.null[0] * first)))
     start, point = first_point(problem, start, solver)
     kept, dropped, dropped_notes = kept_columns(problem, point, scan, labels, model)
     if not kept.size:
@@ -120,6 +122,8 @@ def fit(
     full = np.zeros(len(labels))
     full[kept] = solution.point.beta
     notes += stop.notes
+    if solver.approach is not None:
+        notes.append("note: asynchronous: the last digits within the tolerance depend on who answered first")
     direction = None
     if stop.direction is not None:
         direction = np.zeros(len(labels))
@@ -143,7 +147,19 @@ def fit(
         notes=notes,
         direction=direction,
         inference=inference,
+        rounds=problem.rounds,
+        lanes=[(lane.name, lane.rows) for lane in problem.lanes.lanes] if problem.rounds else [],
     )
+
+
+def _approach(problem: Problem, start: Start, solver: Solver, null: Callable[[], float]) -> Start:
+    """Return where the rows of those who answer first lead from the null model, which has the loss ``null``."""
+    assert solver.approach is not None
+    found = solver.approach(problem, start.beta)
+    if found is None:
+        return start
+    loss = null() + problem.penalty.value(start.null)
+    return replace(start, beta=found, name=f"{NULL}, and the rows of who answered first", null_objective=loss)
 
 
 def first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, Point]:
@@ -163,6 +179,8 @@ def evaluate(problem: Problem, beta: Array, solver: Solver) -> Point:
     """Return the point that solvers and certificates begin with, with as much of a Hessian as there is."""
     if len(beta) > MOST_COLUMNS:
         return problem.at_diagonal(beta)
+    if solver.approach is not None:
+        return problem.at_lanes(beta)
     point = problem.at(beta, hessian=True, ranges=solver.ranges)
     if point.share < 1 and problem.left >= 2 and not definite(point.hessian + np.diag(problem.penalty.l2)):  # type: ignore[operator]
         problem.every = 1  # the other rows may know better

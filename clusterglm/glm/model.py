@@ -12,6 +12,7 @@ from clusterglm.errors import DataError, UsageError, quoted, unknown
 from clusterglm.glm.certificate import Certificate
 from clusterglm.glm.family import Family
 from clusterglm.glm.inference import Inference
+from clusterglm.glm.lanes import Round
 from clusterglm.glm.penalties import PENALTIES, Penalty, elastic_net
 from clusterglm.glm.problem import Problem
 from clusterglm.glm.trace import Iteration, Tolerance
@@ -179,6 +180,7 @@ class Fit:
     """A finished fit by ``solver``. ``coefficients`` (p,) without the intercept, 0 where a column was left out.
 
     Of K classes they are (K, p), and intercepts (K,): of a column without penalty less those of the first class.
+    Of an asynchronous one ``rounds`` say how old every lane's answers were, and ``lanes`` whose it is and its rows.
     """
 
     solver: str
@@ -198,6 +200,8 @@ class Fit:
     notes: list[str]
     direction: Array | None = None
     inference: Inference | None = None
+    rounds: list[Round] = field(default_factory=list)
+    lanes: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def beta(self) -> Array:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
 from clusterglm.glm.family import Family
+from clusterglm.glm.lanes import Lanes, Round
 from clusterglm.glm.penalties import Penalty
 
 Array = NDArray[np.float64]
@@ -41,7 +42,8 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Ranges:
-    """The local problems' shares of a point: weight W_c / W (N,), gradient (N, p), Hessian (N, p, p) or None."""
+    """The shares of a point that local problems or lanes have: weight W_c / W (N,), gradient (N, p), Hessian (N, p, p)
+    or None."""
 
     weight: Array
     gradient: Array
@@ -56,7 +58,8 @@ class Ranges:
 class Point:
     """Coefficients and what a pass found there: mean loss f, its gradient (p,) and Hessian (p, p) or None, P.
 
-    ``parts`` are the local problems' shares and ``diagonal`` (p,) is that of the Hessian, where they were asked for.
+    ``parts`` are the shares of local problems, or of lanes (lanes.py), and ``diagonal`` (p,) is that of the Hessian,
+    where they were asked for.
     With ``share`` < 1 the Hessian is that of some rows, which have this share of W. It is as good for a step, and
     share x Hessian bounds the Hessian of all rows from below: what is left out is positive semi-definite.
     """
@@ -153,6 +156,8 @@ class Problem:
         self._recorded = deque(journal)
         self._known: dict[str, Total] = {}
         self._on_pass = on_pass
+        self._lanes: Lanes | None = None
+        self._rows_read = 0
 
     @property
     def local_problems(self) -> int:
@@ -170,6 +175,8 @@ class Problem:
     def take(self, columns: NDArray[np.intp]) -> None:
         """Leave all other columns out of the model."""
         self.rows, self.penalty = Columns(self.rows, columns), self.penalty.take(columns)
+        if self._lanes is not None:
+            self._lanes = self._lanes.take(self.rows.arrivals())
         self.sample = self.sample and Columns(self.sample, columns)
 
     def know(self, kernel: Callable[..., tuple[Any, ...]], args: tuple[Any, ...], sums: tuple[Any, ...]) -> None:
@@ -212,6 +219,44 @@ class Problem:
         gradient, H = (s / self.weight for s in sums) if hessian else (sums[0] / self.weight, None)
         parts = Ranges(weights / self.weight, gradient, H)
         return replace(self.point(beta, losses.sum(), *(s.sum(axis=0) for s in sums)), parts=parts)
+
+    @property
+    def rounds(self) -> list[Round]:
+        """What the lanes were asked, and how old their answers were."""
+        return [] if self._lanes is None else self._lanes.rounds
+
+    @property
+    def lanes(self) -> Lanes:
+        """The rows as they lie with the worker threads, to be asked one by one: who does counts what they read."""
+        if self._lanes is None:
+            self._lanes = Lanes(self.rows.arrivals(), self.weight)  # type: ignore[attr-defined]
+        return self._lanes
+
+    def at_lanes(self, beta: Array) -> Point:
+        """Return loss, gradient and Hessian at ``beta`` (p,), with the shares of the lanes: one pass."""
+        point = self.ask_lanes(beta, hessian=True, everybody=True)
+        assert point is not None
+        return point
+
+    def ask_lanes(self, beta: Array, hessian: bool, everybody: bool = False, moved: float = np.nan) -> Point | None:
+        """Ask the lanes about ``beta`` (p,), a point that has ``moved`` so far; return it where all have answered.
+
+        Then it was a pass; else as much of one as there were rows to read.
+        """
+        if self.left < 1:
+            raise OutOfPasses
+        sizes = [lane.rows for lane in self.lanes.lanes]
+        key = _digest(Lanes.ask, (self.family, beta, hessian, sizes))
+        if not (self._recorded and self._recorded[0].key == key):
+            self.lanes.ask(self.family, beta, hessian, everybody, moved)
+            if not self.lanes.complete:
+                whole, self._rows_read = divmod(self._rows_read + self.lanes.asked_rows, self.rows.rows)
+                self.passes, self.read = self.passes + whole, self.read + whole
+                return None
+        sums = self._pass(key, lambda: (1, self.lanes.sums()))
+        (total, gradient, *H, _), (_, *parts, weights) = sums[: len(sums) // 2], sums[len(sums) // 2 :]
+        shares = Ranges(weights, parts[0], parts[1] if H else None)
+        return replace(self.point(beta, total, gradient, *H), parts=shares)
 
     def _at_share(self, beta: Array) -> Point:
         kernel, args = kernels.hessian_at(self.family, beta, self.every)
@@ -320,6 +365,21 @@ class Columns:
 
     def each(self, step: Callable[..., Any], states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         return self._all.each(_step_on_columns, states, self.columns, step, *args)
+
+    def arrivals(self) -> Any:
+        return _ArrivalsOfColumns(self._all.arrivals(), self.columns)  # type: ignore[attr-defined]
+
+
+class _ArrivalsOfColumns:
+    """Arrivals of rows of which only some columns are in the model."""
+
+    def __init__(self, arrivals: Any, columns: NDArray[np.intp]) -> None:
+        self._all, self._columns = arrivals, columns
+        self.lanes, self.come, self.close = arrivals.lanes, arrivals.come, arrivals.close
+        self.total, self.now = arrivals.total, arrivals.now
+
+    def ask(self, lanes: Sequence[int], kernel: Callable[..., tuple[Any, ...]], *args: Any) -> None:
+        self._all.ask(lanes, kernels.on_columns, self._columns, kernel, *args)
 
 
 def _step_on_columns(rows: Rows, state: Any, columns: NDArray[np.intp], step: Callable[..., Any], *args: Any) -> Any:

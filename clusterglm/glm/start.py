@@ -27,6 +27,7 @@ from clusterglm.glm.solvers import SOLVERS, Solver
 from clusterglm.glm.trace import Tolerance
 
 Array = NDArray[np.float64]
+NULL = "null model"
 _MOST_NULL_STEPS = 30
 _CANCELLED = 1e-4  # of a sum that is left of its terms
 _PASSES_OF_SAMPLE = 2  # and one for its point: the null model's loss, and its point where the sample misleads
@@ -115,7 +116,7 @@ class Start:
 
     def at_null(self) -> Start:
         """Return the null model in place of a sample that misleads."""
-        return Start(self.null, "null model", self.null)
+        return Start(self.null, NULL, self.null)
 
 
 def find_start(
@@ -143,7 +144,7 @@ def find_start(
     elif seen.drawn is not None and problem.left > _PASSES_OF_SAMPLE:
         found = sample_start(seen.drawn, names, model, alpha, fit)
     if found is None:
-        return Start(null, "null model", null)
+        return Start(null, NULL, null)
     beta, sample = found
     null_objective = null_loss(problem, model, seen.scan, level)
     return Start(beta, f"fit on {sample.rows} sampled rows", null, sample, null_objective)

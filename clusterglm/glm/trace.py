@@ -101,6 +101,12 @@ class Tolerance:
             return certificate.gap <= self.rel_gap * null_objective
         return self._in_se(certificate) <= self.tol
 
+    def distance(self, null_objective: float, precision: float) -> float:
+        """Return the distance to the optimum in the Hessian's norm that is asked for; ``precision`` is W/phi."""
+        if self.rel_gap is not None:
+            return float(np.sqrt(2 * self.rel_gap * null_objective))
+        return float(self.tol / np.sqrt(precision))
+
     @staticmethod
     def _in_se(certificate: Certificate) -> float:
         """Return the error in standard errors; where no Hessian is definite, what the gap amounts to."""
@@ -166,6 +172,10 @@ class StoppingRule:
         if settled:
             return "converged"
         return "max_passes" if problem.left < 1 else None
+
+    def distance(self, point: Point) -> float:
+        """Return how near to the optimum a fit may end, in the Hessian's norm at ``point``."""
+        return self.tolerance.distance(self.null_objective, self.trace.certifier.precision(point))
 
     def settle(self, solution: Solution) -> str:
         """Return the status of a solver's answer: one that stalled is judged once more, with an exact Hessian."""

@@ -9,6 +9,7 @@ from typing import Any
 from clusterglm.errors import ClusterError
 from clusterglm.report import words
 from clusterglm.report.graph import draw_pass
+from clusterglm.report.rounds import rounds
 from clusterglm.report.run import Run, number, read_run
 from clusterglm.units import format_duration, format_size
 
@@ -89,6 +90,7 @@ def render(run: Run) -> str:
         ("convergence", "Convergence"),
         ("coefficients", "Coefficients"),
         *([("inference", "Inference")] if run.result.get("inference") else []),
+        *([("rounds", "Who answered when")] if run.result.get("asynchronous") else []),
         ("work", "The cluster at work"),
         ("layout", "The data on the cluster"),
         ("reproduce", "Reproduce"),
@@ -127,6 +129,7 @@ def render(run: Run) -> str:
         known=bool(run.result.get("truth")),
         table=_table(run.result),
         inference=_inference(run.result),
+        rounds=rounds(run.result),
         css=source("report.css"),
         theme=source("theme.js"),
         bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),  # noqa: S704

@@ -49,6 +49,10 @@ _RESULT: dict[str, Any] = {
         **dict.fromkeys(("level", "observations", "df_residual", "dispersion", "pearson"), float),
         **dict.fromkeys(("deviance", "null_deviance", "log_likelihood", "aic", "bic", "pseudo_r2"), float),
     },
+    "asynchronous": {
+        "lanes": [{"worker": str, "rows": int}],
+        "rounds": [{"seconds": float, "moved": float, "exact": bool, "ages": [int]}],
+    },
     "memory": {"limit": float, "peak": float, "worker": {"*": float}},
 }
 _RESULT |= dict.fromkeys(

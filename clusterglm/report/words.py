@@ -9,6 +9,8 @@ from clusterglm.report.run import Run, number
 
 _SOLVERS = {
     "admm": "ADMM",
+    "async_admm": "asynchronous ADMM",
+    "async_newton": "asynchronous Newton",
     "lbfgs": "L-BFGS",
     "owlqn": "OWL-QN",
     "newton": "Newton's method",

@@ -15,11 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.family import Family
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.solvers.admm import admm
+from clusterglm.glm.solvers.async_admm import approach as consensus_of_prompt
+from clusterglm.glm.solvers.async_admm import async_admm
+from clusterglm.glm.solvers.async_newton import approach as optimum_of_prompt
+from clusterglm.glm.solvers.async_newton import async_newton
 from clusterglm.glm.solvers.gradient_descent import gradient_descent
 from clusterglm.glm.solvers.lbfgs import lbfgs
 from clusterglm.glm.solvers.newton import newton
@@ -27,6 +34,7 @@ from clusterglm.glm.solvers.proximal_gradient import proximal_gradient
 from clusterglm.glm.solvers.proximal_newton import proximal_newton
 from clusterglm.glm.trace import StoppingRule, Trace
 
+Array = NDArray[np.float64]
 _NEAR = 0.13  # p / sqrt(m) of a sample of m rows whose fit is so near the optimum that its bound holds at once
 Solve = Callable[[Problem, Point, StoppingRule, Trace], Solution]
 
@@ -68,8 +76,9 @@ class Solver:
 
     ``smooth_only``: a smooth penalty; ``ranges``: points that tell the local problems' shares; ``wide``: whether the
     diagonal of the Hessian is enough, as there is no more of it with more than ``MOST_COLUMNS`` columns. ``automatic``:
-    nobody asked for this one. ``subsampled``: whether Hessians may be of a share of the rows (sample.py). ``pace`` is
-    unknown of a solver from a file.
+    nobody asked for this one. ``subsampled``: whether Hessians may be of a share of the rows (sample.py).
+    ``approach`` is how an asynchronous solver leaves the null model on the rows of those who answer first, and its
+    points tell the lanes' shares. ``pace`` is unknown of a solver from a file.
     """
 
     name: str
@@ -79,6 +88,7 @@ class Solver:
     wide: bool = False
     subsampled: bool = False
     automatic: bool = False
+    approach: Callable[[Problem, Array], Array | None] | None = None
     pace: Pace | None = None
 
 
@@ -91,6 +101,8 @@ SOLVERS = {
         Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.4, renewed=0.5)),
         Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(3, 9, 2, 0.4)),
         Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
+        Solver("async_newton", async_newton, approach=optimum_of_prompt, pace=Pace(3, 6, 2, 0.1, renewed=0.5)),
+        Solver("async_admm", async_admm, approach=consensus_of_prompt, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
     )
 }
 NAMES = (*SOLVERS, "auto")

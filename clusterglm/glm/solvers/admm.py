@@ -35,13 +35,13 @@ from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]
-_RELAXATION = 1.8
+RELAXATION = 1.8
 _SHARED = 0.25  # share of H in every M_c
 _RIDGE = 100 * np.finfo(float).eps  # a column, beside the diagonal: definite and no more, lest flat directions crawl
-_FAR = 0.05  # squared move since the Hessians were taken, beside the objective, above which they are taken anew
+FAR = 0.05  # squared move since the Hessians were taken, beside the objective, above which they are taken anew
 _SLOW = 0.1  # share of the curvature that they miss, above which they are too: relaxation leaves as much of an error
-_STIFFER = 4.0  # growth of rho when a round goes astray, and its decay when one goes well
-_NOISE = 1e-10  # relative change of the objective that may be rounding of the sums
+STIFFER = 4.0  # growth of rho when a round goes astray, and its decay when one goes well
+NOISE = 1e-10  # relative change of the objective that may be rounding of the sums
 
 
 def admm(problem: Problem, start: Point, stop: StoppingRule, trace: Trace) -> Solution:
@@ -50,16 +50,16 @@ def admm(problem: Problem, start: Point, stop: StoppingRule, trace: Trace) -> So
     point, metric, y = start, Metric(start, 1.0), -start.ranges.gradient
     renew = False
     while not (status := stop(trace(point, metric.rho))):
-        step = -_RELAXATION * metric.solve(point.ranges.gradient + y)  # x^_c - z
+        step = -RELAXATION * metric.solve(point.ranges.gradient + y)  # x^_c - z
         z = minimise(metric.total, -metric.times(step).sum(axis=0) - y.sum(axis=0), point.beta, problem.penalty)
         y = y + metric.times(point.beta + step - z)
-        renew = renew or metric.rho > 1 or metric.squared(z) > _FAR * point.objective
+        renew = renew or metric.rho > 1 or metric.squared(z) > FAR * point.objective
         point = problem.at(z, hessian=renew and not problem.family.quadratic, ranges=True)
-        if not point.objective <= metric.origin.objective * (1 + _NOISE):
+        if not point.objective <= metric.origin.objective * (1 + NOISE):
             point, renew = metric.origin, False
-            metric, y = Metric(point, metric.rho * _STIFFER), -point.ranges.gradient
+            metric, y = Metric(point, metric.rho * STIFFER), -point.ranges.gradient
         elif point.hessian is not None:
-            metric, renew = Metric(point, max(metric.rho / _STIFFER, 1.0)), False
+            metric, renew = Metric(point, max(metric.rho / STIFFER, 1.0)), False
         else:
             renew = metric.misses(point)
     return Solution(point, status)
