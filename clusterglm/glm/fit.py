@@ -122,7 +122,7 @@ def fit(
     full = np.zeros(len(labels))
     full[kept] = solution.point.beta
     notes += stop.notes
-    if solver.approach is not None:
+    if solver.approach is not None and len(problem.lanes.lanes) > 1:
         notes.append("note: asynchronous: the last digits within the tolerance depend on who answered first")
     direction = None
     if stop.direction is not None:

@@ -56,7 +56,7 @@ def async_newton(problem: Problem, start: Point, stop: StoppingRule, trace: Trac
         trial = _next_point(problem, models, _NEAR * stop.distance(point))
         if trial is None or not trial.objective <= point.objective * (1 + _NOISE):
             break
-        point, H = trial, models.hessians()
+        point, H = trial, models.hessians() if trial.hessian is None else trial.ranges.hessian
     else:
         if status := stop(trace(point)):
             return Solution(point, status)

@@ -81,6 +81,7 @@ def test_the_default_tolerance_is_reached_in_few_passes(
 ) -> None:
     """And is what was promised: no coefficient further off than 0.01 standard errors of its own."""
     most = {"newton": 8, "proximal_newton": 8, "lbfgs": 25, "admm": 30, "proximal_gradient": 40, "gradient_descent": 70}
+    most |= {"async_newton": most["newton"], "async_admm": most["admm"]}
     table = make_table(family, 300, 4, 7)
     found = fitted(table, family, solver, penalty, 0.01)
     assert found.status == "optimal"
