@@ -65,7 +65,7 @@ def assert_proven(found: Any, expected: Any) -> None:
 def test_one_slow_worker_is_not_waited_for(cluster: Any, expected: Any, tmp_path: Path, solver: str) -> None:
     client, _, pids = cluster
     package.fit(client, solver="newton", rows=10_000, columns=2)  # what is imported once is imported at full speed
-    with throttled(pids[0], share=0.05):
+    with throttled(pids[0], pids[1:], share=0.05):
         found = package.fit(client, solver=solver, out=tmp_path, **OPTIONS)
     assert_proven(found, expected)
     told = json.loads((tmp_path / "result.json").read_text())["asynchronous"]
