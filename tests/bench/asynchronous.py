@@ -3,10 +3,10 @@
     python tests/bench/asynchronous.py [rows] [columns] [workers] [rounds]        (by default 2e6, 15, 4 and 3)
 
 Workers of one thread each, of which one is throttled: held by signals to a tenth of the processor time that the others
-have, from before the rows are loaded to the end. Every fit begins at the null model and ends at a proven relative gap of 1e-8. In every round each
-solver makes one fit, the synchronous one and its asynchronous counterpart after each other; the table has the medians
-of seconds (of the fit, and with planning and loading), and of ratios of the same round. Ratios can be compared between
-machines; the seconds cannot.
+have, from before the rows are loaded to the end. Every fit begins at the null model and ends at a proven relative gap
+of 1e-8. In every round each solver makes one fit, the synchronous one and its asynchronous counterpart after each
+other; the table has the medians of seconds (of the fit, and with planning and loading), and of ratios of the same
+round. Ratios can be compared between machines; the seconds cannot.
 """
 
 from __future__ import annotations
