@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from clusterglm.glm import folds as kernels
 from clusterglm.glm import kernels as single
+from clusterglm.glm.algebra import definite
 from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.family import Family
 from clusterglm.glm.free_gap import Frame
@@ -27,11 +30,15 @@ _SAMPLE_STEPS = 25
 _SMALL = 1e-6  # gap beside the null objective up to which rounding may end a fit
 
 
-def sample_path(sample: object, family: Family, penalties: Sequence[Penalty], null: Array) -> Array:
-    """Return the coefficients of all strengths on the ``sample``, (p, L), each begun at the one before."""
-    beta, found = null, []
+def sample_path(
+    sample: object, family: Family, penalties: Sequence[Penalty], null: Array
+) -> tuple[Array, dict[int, Array]]:
+    """Return the coefficients of all strengths on the ``sample``, (p, L), each begun at the one before; and its mean
+    Hessians (p, p) near them, at some of the strengths."""
+    beta, found, hessians = null, [], {}
     near = 1e-3 * len(null) / _evaluated(sample, family, null)[3]
-    for penalty in penalties:
+    wanted = spread(family, len(penalties), len(null))
+    for k, penalty in enumerate(penalties):
         loss, g, H, _ = _evaluated(sample, family, beta)
         value = loss + penalty.value(beta)
         for _ in range(_SAMPLE_STEPS):
@@ -50,7 +57,17 @@ def sample_path(sample: object, family: Family, penalties: Sequence[Penalty], nu
             beta, g, H = beta + t * d, g_new, H_new
             value = loss + penalty.value(beta)
         found.append(beta)
-    return np.array(found).T
+        if k in wanted:
+            hessians[k] = H
+    return np.array(found).T, hessians
+
+
+def spread(family: Family, strengths: int, columns: int, folds: int = 1) -> list[int]:
+    """Return the strengths that get a Hessian, evenly spread."""
+    most = max(min(_HESSIANS, _HESSIAN_BYTES // (8 * columns * columns * folds), strengths), 1)
+    if family.quadratic:
+        most = 1
+    return sorted({int(k) for k in np.linspace(0, strengths - 1, most).round()})
 
 
 def _evaluated(sample: object, family: Family, beta: Array) -> tuple[float, Array, Array, float]:
@@ -69,6 +86,7 @@ class Lockstep:
         self.certificates: list[Certificate] = []
         self.betas: Array = np.empty((0, 0))
         self.losses: Array = np.empty(0)
+        self._at: Array = np.empty((0, 0))
         self._own: dict[tuple[int, int], tuple[Array, Array]] = {}
         self._origin: tuple[Array, Array, Array, Array] | None = None  # of least squares, which a point says all of
 
@@ -100,14 +118,22 @@ class Lockstep:
         found: Array = loss[:, None] + np.einsum("fi,ik->fk", slope, d) + bent
         return found
 
-    def solve(self, penalties: Sequence[Penalty], begun: Array) -> list[int]:
-        """Take steps from ``begun`` (p, L) until every strength is proven, and return those that are not."""
+    def solve(self, penalties: Sequence[Penalty], begun: Array, nearby: dict[int, Array] | None = None) -> list[int]:
+        """Take steps from ``begun`` (p, L) until every strength is proven, and return those that are not.
+
+        ``nearby`` are mean Hessians of a sample at some strengths: with these the first step comes near enough that the
+        Hessians of all rows are taken once, and where they are of use to all that follows.
+        """
         L, p = len(penalties), len(begun)
         self.betas, self.losses = begun.copy(), np.full(L, self.null_loss)
         self.certificates = [_UNPROVEN] * L
         self._parts = np.zeros((self.folds, p, L))
-        self._references = self._spread(L, p)
-        self._refer(begun[:, self._references])
+        sampled = nearby is not None and not self.problem.family.quadratic
+        if nearby is None or not sampled:
+            self._refer(begun, spread(self.problem.family, L, p, self.folds))
+        else:
+            self._references = sorted(nearby)
+            self._H = self.problem.weight * np.array([[nearby[k] for k in self._references]])
         waiting, last = list(range(L)), np.full(L, np.inf)
         for step in range(_MOST_STEPS):
             self._parts[:, :, waiting] = self.gradients(self.betas[:, waiting])
@@ -119,7 +145,8 @@ class Lockstep:
                 gradient = self._parts[:, :, at].sum(axis=0) / self.problem.weight
                 objective = self.losses[at] + penalties[at].value(beta)
                 point = Point(beta, self.losses[at], gradient, None, objective)
-                self.certificates[at] = self._certify(at, penalties[at], point, None)
+                if not sampled:
+                    self.certificates[at] = self._certify(at, penalties[at], point, None)
                 if self._met(self.certificates[at]):
                     continue
                 d = minimise(H, gradient, beta, penalties[at]) - beta
@@ -133,7 +160,10 @@ class Lockstep:
             waiting = still
             if not waiting:
                 break
-            if slow and not self.problem.family.quadratic:
+            if sampled:
+                sampled = False
+                self._refer(self.betas, spread(self.problem.family, L, p, self.folds))
+            elif slow and not self.problem.family.quadratic:
                 self._renew(slow)
         self.losses = self.fold_losses(self.betas).sum(axis=0) / self.problem.weight
         return [k for k in range(L) if not self._met(self.certificates[k])]
@@ -174,8 +204,15 @@ class Lockstep:
             waiting = sorted(still)
             if not waiting:
                 break
-            if step + 1 >= _SOON and not self.problem.family.quadratic:
+            if self.problem.family.quadratic:
+                continue
+            if step >= _SOON:
                 self._take_own(points, waiting)
+                continue
+            # Of a neighbour's Hessian too far away for a bound; of the others one more step does.
+            far = [k for k in waiting if step or not all(np.isfinite(c[k].gap) for c in certificates)]
+            if far := [k for k in far if k not in self._references]:
+                self._renew(far)
         return losses, certificates
 
     def _take_own(self, points: Array, waiting: list[int]) -> None:
@@ -197,14 +234,9 @@ class Lockstep:
         outside = [np.asarray(s.sum(axis=0) - s[f]) for f, s in enumerate(found)]
         return np.array(outside), np.array(inside)
 
-    def _spread(self, L: int, p: int) -> list[int]:
-        """Return the strengths that get a Hessian, evenly spread."""
-        most = max(min(_HESSIANS, _HESSIAN_BYTES // (8 * p * p * self.folds), L), 1)
-        if self.problem.family.quadratic:
-            most = 1
-        return sorted({int(k) for k in np.linspace(0, L - 1, most).round()})
-
-    def _refer(self, points: Array) -> None:
+    def _refer(self, betas: Array, references: list[int]) -> None:
+        """Take Hessians at these strengths as they are now, and no others."""
+        self._references, points = references, betas[:, references]
         if self._origin is not None:
             self._H = self._origin[3][:, None]
         else:
@@ -234,12 +266,17 @@ class Lockstep:
         if without is not None and (without, k) in self._own:
             return self._own[without, k][0]
         order = sorted(self._references)
-        after = next((r for r in order if r >= k), order[-1])
-        before = next((r for r in reversed(order) if r <= k), order[0])
-        if before == after or before > k or after < k:
+        place = bisect(order, k)
+        if k in order or not 0 < place < len(order):
             return self._hessian(k, without)
-        t = (k - before) / (after - before)
-        return (1 - t) * self._hessian(before, without) + t * self._hessian(after, without)
+        cubic = self._interpolated(k, order[max(place - 2, 0) : place + 2], without)
+        return cubic if definite(cubic) else self._interpolated(k, order[place - 1 : place + 1], without)
+
+    def _interpolated(self, k: int, among: list[int], without: int | None) -> Array:
+        """Return the polynomial in the strength's number through the Hessians ``among`` some strengths, at ``k``."""
+        shares = [math.prod((k - other) / (r - other) for other in among if other != r) for r in among]
+        found = [share * self._hessian(r, without) for share, r in zip(shares, among, strict=True)]
+        return np.asarray(np.sum(found, axis=0))
 
     def _hessian(self, k: int, without: int | None = None) -> Array:
         """Return the mean Hessian nearest to strength ``k``, of all rows or of those outside of a fold."""
