@@ -74,7 +74,7 @@ def sampled_before(request: Request, solver: Solver, rows: int, columns: int) ->
 
     Its point then comes with that look, but for solvers that ask for the local problems' shares of it.
     """
-    if request.row_count is None or request.start != "auto" or solver.ranges or solver.approach is not None:
+    if request.row_count is None or request.start != "auto" or solver.in_parts:
         return 0
     return sample_rows(rows, columns)
 

@@ -91,6 +91,11 @@ class Solver:
     approach: Callable[[Problem, Array], Array | None] | None = None
     pace: Pace | None = None
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether it asks for the shares of a point that local problems or lanes have."""
+        return self.ranges or self.approach is not None
+
 
 SOLVERS = {
     solver.name: solver
@@ -152,8 +157,8 @@ def for_columns(solver: Solver, columns: int, smooth: bool) -> Solver:
 
 def refuse_classes(solver: Solver, family: Family) -> None:
     """Raise UsageError for a solver that works on local problems' Hessians and a family with several predictors."""
-    if solver.ranges and family.predictors != 1:
-        others = ", ".join(s.name for s in SOLVERS.values() if not s.ranges)
+    if solver.in_parts and family.predictors != 1:
+        others = ", ".join(s.name for s in SOLVERS.values() if not s.in_parts)
         cure = f"its local problems know nothing of {family.name}'s classes: use one of {others}"
         raise UsageError("solver", solver.name, cure)
 
