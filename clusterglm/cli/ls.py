@@ -60,5 +60,5 @@ def _remember(troubles: list[ClusterError]) -> None:
             if known is None or known.state == "down":
                 if (record := cloud.find(name)) is not None:
                     registry.save(record)
-            elif known.options.get("region") != region:
+            elif getattr(cloud, "region", None) not in (None, known.options.get("region")):
                 output.warning(f"{name} ({region}): another cluster of that name is known here")

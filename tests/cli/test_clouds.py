@@ -73,6 +73,8 @@ def test_a_whole_life_without_local_state(cloud: str, clusterglm: Cli, tmp_path:
     assert [member["name"] for member in status["member"]] == ["dask-lab-scheduler", "dask-lab-worker-0"]
     assert status["workers"] == 1
     assert "Registered to" in clusterglm("logs", "lab", "worker-0").stdout
+    if shutil.which("sshd"):
+        assert clusterglm("ssh", "lab", "--on", "worker-0", "--", "echo", "in").stdout == "in\n"
     forget()
     assert clusterglm("down", "lab").stderr == "note: lab: 2 machines ended\n"
     assert clusterglm("ls").stdout == ""
@@ -97,3 +99,17 @@ def test_down_removes_what_a_killed_up_has_started(cloud: str, clusterglm: Cli, 
     forget()
     done = clusterglm("down", "killed")
     assert (done.returncode, done.stderr) == (0, "note: killed: 1 machines ended\n")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_what_has_ended_by_itself_is_gone_and_removed_as_expired(cloud: str, clusterglm: Cli, wait_until: Any) -> None:
+    line = ("up", cloud, "--fake", "--workers", 1, "--name", "idle", "--idle-timeout", "3s")
+    assert clusterglm(*line).returncode == 0
+    wait_until(lambda: not any(server["alive"] for server in rehearsal.shown(cloud)["servers"]))
+    assert clusterglm("ls").stdout.splitlines()[1].split()[:3] == ["idle", cloud, "gone"]
+    forget()
+    done = clusterglm("down", "--expired")
+    assert done.returncode == 0, done.stderr
+    assert "idle: its scheduler has ended: 2 machines and all that belongs to it removed" in done.stderr
+    assert clusterglm("ls").stdout == ""

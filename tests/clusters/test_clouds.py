@@ -122,6 +122,26 @@ def test_wrong_credentials_of_google_are_refused_before_anything_is_started(
     assert {path for method, path, _ in instances.sent if method != "GET"} == {"/token"}
 
 
+@pytest.mark.parametrize("cloud", ["droplets", "instances"])
+def test_a_wall_is_opened_and_closed_and_leaves_nothing(cloud: str, request: pytest.FixtureRequest) -> None:
+    fake = request.getfixturevalue(cloud)
+    launcher = configured(DigitalOcean if cloud == "droplets" else Gcp)
+    provider = launcher.provider()
+    order = launcher._order("demo", {}, None, 3600.0)
+    provider.wall(order, ["203.0.113.5/32"], False)
+    with pytest.raises(ClusterError, match=r"there: another name, or clusterglm down demo"):
+        provider.wall(order, ["203.0.113.5/32"], False)
+    assert provider.walls() == ["demo"]
+    provider.admit("demo", 8786, ["203.0.113.6/32"])
+    provider.admit("demo", 8722, ["203.0.113.7/32"])
+    assert [provider.admitted("demo", port) for port in (8786, 8722)] == [["203.0.113.6/32"], ["203.0.113.7/32"]]
+    provider.admit("demo", 8722, [])
+    assert provider.admitted("demo", 8722) == []
+    assert provider.clear("demo")
+    assert fake.shown()["empty"]
+    assert not fake.shown().get("tags")
+
+
 def test_keys_are_made_again_by_whoever_knows_the_secret(tmp_path: Path) -> None:
     from cryptography import x509
 
@@ -163,3 +183,17 @@ def test_the_readme_has_every_clouds_own_words() -> None:
         for cloud, cell in zip(head[1:], row[1:], strict=True):
             known = TARGETS[cloud].own_words
             assert cell == next((known[name] for name in names if name in known), ""), (cloud, names)
+
+
+def test_dollars_are_told_and_are_a_limit_of_time(droplets: digitalocean.Droplets) -> None:
+    launcher = configured(Gcp, zone="us-central1-a", project="lab", max_cost=5)
+    dollars, complete = launcher.rate(8)
+    assert complete
+    assert dollars == pytest.approx(9 * (0.388472 + 40 * 0.04 / 720), rel=1e-4)  # n2-standard-8, 40 GB
+    assert f"${dollars:.2f} an hour" in launcher.plan("demo", Size(8)).steps["cost"]
+    assert launcher.life(8) == int(3600 * 5 / dollars)
+    with pytest.raises(UsageError, match="price of these machines is unknown"):
+        configured(Gcp, zone="mars-north1-a", max_cost=5).life(8)
+    assert configured(DigitalOcean, instance_type="c-8").rate(3) == (1.0, True)
+    with pytest.raises(UsageError, match="lasts for 6 minutes"):
+        configured(DigitalOcean, instance_type="c-8", max_cost=0.1).life(3)

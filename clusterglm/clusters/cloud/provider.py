@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
-from clusterglm.clusters.cloud.fleet import SCHEDULER
+from clusterglm.clusters.cloud.fleet import SCHEDULER, time_of
 from clusterglm.clusters.cloud.userdata import PORT
 
 PLANNED = f"tls://PRIVATE-ADDRESS:{PORT}"  # the scheduler's address in what plans show
+_FIRST_SECONDS = 600.0  # from a machine to its cluster's scheduler, and much more than that takes
 _NAME = re.compile(r"dask-([a-z][a-z0-9-]{0,30})-(?:(scheduler)|worker-([0-9]{1,6}))")
 
 
@@ -52,9 +54,28 @@ class Server:
         return SCHEDULER if found and found[2] else "worker"
 
     @property
+    def part(self) -> str:
+        """What commands call it: ``scheduler`` or ``worker-0``."""
+        return SCHEDULER if self.role == SCHEDULER else f"worker-{self.number}"
+
+    @property
     def number(self) -> int:
         """The number of a worker's machine, -1 for the scheduler's."""
         return -1 if self.role == SCHEDULER else int(self.name.rpartition("-")[2])
+
+
+def overdue(servers: Sequence[Server]) -> str:
+    """Return why a cluster's machines should be gone, an empty string where they should not."""
+    now = datetime.now(UTC)
+    ends = [time for server in servers if (time := time_of(server.tags.get("expires", "")))]
+    if ends and max(ends) < now:
+        return f"its life ended at {max(ends):%Y-%m-%d %H:%M} UTC"
+    schedulers = [server for server in servers if server.role == SCHEDULER]
+    if schedulers:
+        return "" if any(server.alive for server in schedulers) else "its scheduler has ended"
+    born = max(datetime.fromisoformat(server.born) for server in servers)
+    old = (now - born).total_seconds() > _FIRST_SECONDS
+    return f"it was started at {born:%Y-%m-%d %H:%M} UTC and has no scheduler" if old else ""
 
 
 class Request(NamedTuple):
@@ -109,6 +130,12 @@ class Provider(Protocol):
 
     def walls(self) -> list[str]:
         """Return the names of the clusters that have a wall."""
+
+    def admitted(self, name: str, port: int) -> list[str]:
+        """Return the addresses that a cluster's wall lets reach a port."""
+
+    def admit(self, name: str, port: int, ranges: Sequence[str]) -> None:
+        """Let these addresses, and no others, reach a port; without any, nobody but the members."""
 
     def delete(self, servers: Sequence[Server]) -> None:
         """End machines; those that are gone count as ended."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
+from clusterglm.clusters.cloud import boots
 from clusterglm.clusters.cloud.provider import Order, Provider
 from clusterglm.errors import ClusterError
 
@@ -19,7 +20,6 @@ with mock.patch("dask.config.ensure_file"):  # its import would copy a template 
     from dask_cloudprovider.generic.vmcluster import SchedulerMixin, WorkerMixin
 
 _LOOK_SECONDS = 2.0
-_CONSOLE_LINES = 15
 
 
 class Cluster:
@@ -104,13 +104,7 @@ def check_boot(provider: Provider, cluster: str, name: str) -> None:
     found = next((server for server in provider.servers(cluster) if server.name == name), None)
     if found is None or not found.alive:
         why = "it is gone" if found is None else found.note or found.status
-        raise ClusterError(name, None, failed_boot(why, provider.console(found) if found else ""))
-
-
-def failed_boot(why: str, console: str) -> str:
-    """Return the words for a machine that did not come up: the cause, and the end of its console."""
-    tail = [line.rstrip() for line in console.splitlines() if line.strip()][-_CONSOLE_LINES:]
-    return "\n".join([f"its boot failed: {why}", *(f"  {line}" for line in tail)])
+        raise ClusterError(name, None, boots.failed(why, provider.console(found) if found else ""))
 
 
 async def start_scheduler(provider: Provider, order: Order) -> tuple[str, str | None]:

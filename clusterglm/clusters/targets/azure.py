@@ -60,7 +60,7 @@ class Azure(OnPaper):
         rule |= {"sourceAddressPrefixes": ranges, "destinationAddressPrefix": "*"}
         rule |= {"destinationPortRanges": [str(port) for port in ports]}
         rules = [{"name": "clusterglm", "properties": rule}] if ranges else []
-        body = {"location": self._value("region"), "tags": {"clusterglm-cluster": name}}
+        body = {"location": self.value("region"), "tags": {"clusterglm-cluster": name}}
         return [
             self._put(
                 _NETWORK, "networkSecurityGroups", f"clusterglm-{name}", body | {"properties": {"securityRules": rules}}
@@ -105,7 +105,7 @@ class Azure(OnPaper):
         ]
 
     def _id(self, provider: str, kind: str, name: object) -> str:
-        subscription, group = self._value("subscription"), self._value("project")
+        subscription, group = self.value("subscription"), self.value("project")
         return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{provider}/{kind}/{name}"
 
     def _put(self, provider: str, kind: str, name: str, body: dict[str, Any]) -> Request:

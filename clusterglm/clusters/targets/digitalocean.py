@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clusterglm.clusters import words
+from clusterglm.clusters.cloud import rehearsal
 from clusterglm.clusters.cloud.provider import Provider
 from clusterglm.clusters.launcher import option
 from clusterglm.clusters.targets.oncloud import OnCloud
@@ -76,6 +77,17 @@ class DigitalOcean(OnCloud):
                 self.target, None, "python-digitalocean is not installed: pip install 'clusterglm[digitalocean]'"
             ) from error
         return DigitalOcean(token)
+
+    def price(self, kind: str) -> float | None:
+        """Return the dollars of an hour of a droplet as DigitalOcean tells those with a token, None for others."""
+        if not (rehearsal.inside(self.target) if self.fake or rehearsal.inside() else self.here()):
+            return None
+        price: float | None = self.offline(_token() or "").price(kind)
+        return price
+
+    def source(self) -> str:
+        """Return where the prices are from."""
+        return "asked of DigitalOcean, which tells those who have a token"
 
 
 def _token() -> str | None:

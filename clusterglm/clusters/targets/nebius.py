@@ -46,7 +46,7 @@ class Nebius(OnPaper):
 
     def wall(self, name: str, ranges: list[str], ports: list[int]) -> list[Request]:
         """Return the requests for the security group and its rules."""
-        metadata = {"parent_id": self._value("project"), "name": f"clusterglm-{name}"}
+        metadata = {"parent_id": self.value("project"), "name": f"clusterglm-{name}"}
         made = [
             Request("create", "nebius.vpc.v1.SecurityGroup", {"metadata": metadata, "spec": {"network_id": "NETWORK"}})
         ]

@@ -8,12 +8,15 @@ so every verb but the first two works from any machine with the cloud's credenti
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
-import getpass
+import functools
 import hmac
+import ipaddress
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -21,57 +24,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from clusterglm import __version__, config
-from clusterglm.clusters import registry, tls, words
-from clusterglm.clusters.cloud import fleet, rehearsal, userdata, workers
-from clusterglm.clusters.cloud import options as of
+from clusterglm import __version__
+from clusterglm.clusters import registry, tls
+from clusterglm.clusters.cloud import door, fleet, prices, rehearsal, userdata, workers
 from clusterglm.clusters.cloud.api import own_address
+from clusterglm.clusters.cloud.cloud_options import CloudOptions
 from clusterglm.clusters.cloud.handover import hand_over
-from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server
+from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server, overdue
 from clusterglm.clusters.connect import check_versions
-from clusterglm.clusters.launcher import Entrance, Member, Plan, Record, Size, State, configured, option, repeated
-from clusterglm.errors import ClusterError, UsageError
-from clusterglm.units import format_size, parse_duration
+from clusterglm.clusters.launcher import Entrance, Member, Plan, Record, Size, State, configured
+from clusterglm.errors import ClusterError, UsageError, unknown
+from clusterglm.units import format_size
 
-LIFETIME = 8 * 3600  # s
 _BOOT_SECONDS = 600
 _END_SECONDS = 300.0
 _OWN_ADDRESS = "YOUR-ADDRESS/32"  # as plans show it
 
 
 @dataclass(frozen=True)
-class OnCloud:
+class OnCloud(CloudOptions):
     """Machines in a cloud: one for the scheduler, and as many as asked for with a worker on each core."""
-
-    target: ClassVar[str]
-    parts: ClassVar[str] = "machines"
-    own_words: ClassVar[Mapping[str, str]]  # the cloud's, for options of ours
-    defaults: ClassVar[Mapping[str, Any]]  # of our options
-    halted: ClassVar[str]  # what becomes of a machine that has ended by itself
-
-    instance_type: str | None = option(help="Of the workers' machines.", parse=words.word)
-    scheduler_instance_type: str | None = option(help="Of the scheduler's; by default the workers'.", parse=words.word)
-    image: str | None = option(help="The machine image; by default Ubuntu 24.04.", parse=words.word)
-    allow_cidr: tuple[str, ...] = repeated(
-        help="Addresses that may reach the scheduler; by default your own; may be repeated.", parse=of.address_range
-    )
-    private: bool | None = option(
-        help="You are in the machines' network: dial private addresses.", parse=of.switch, flag=True
-    )
-    installed: bool | None = option(
-        help="The image has Python and all packages: install nothing.", parse=of.switch, flag=True
-    )
-    first: tuple[str, ...] = repeated(help="A line of shell that machines run first; may be repeated.", parse=of.line)
-    idle_timeout: int = option(
-        help="End the cluster after it has been idle for so long.", parse=parse_duration, setting="idle-timeout"
-    )
-    max_lifetime: int | None = option(help="End the cluster after so long.  [default: 8h]", parse=parse_duration)
-    owner: str | None = option(help="Whose it is; by default your user name.", parse=words.word)
-    fake: bool | None = option(
-        help="Rehearse on this machine: no account, no network, no cost.", parse=of.switch, flag=True
-    )
 
     def provider(self) -> Provider:
         """Return the cloud, as the user's credentials open it. Raises ClusterError where there are none."""
@@ -81,27 +55,19 @@ class OnCloud:
         """Return whether there is a cloud to be asked: its user has credentials for it."""
         raise NotImplementedError
 
-    def asked(self) -> dict[str, Any]:
-        """Return what is asked of the cloud in its own words: what was given, and the defaults."""
-        found = {name: self._value(name) for name in self.own_words if name != "instance_type"}
-        return {self.own_words[name]: value for name, value in found.items() if value is not None}
-
-    def default_workers(self) -> int:
-        """Return nothing: machines are paid for, so somebody must say how many."""
-        raise UsageError("--workers", None, f"missing: say how many {self.parts}")
-
     def plan(self, name: str, size: Size) -> Plan:
         """Return the machines, the guards, the requests, and what the machines run, the keys blanked."""
-        scheduler, worker = self._kinds()
-        life = self.max_lifetime or LIFETIME
-        idle = f"idle for {self._idle() // 60} min, or {life // 60} min after the start, whatever comes first"
+        scheduler, worker = self.kinds()
+        life, rate = self.life(size.workers), self.rate(size.workers)
+        idle = f"idle for {self.idle() // 60} min, or {life // 60} min after the start, whatever comes first"
         steps = {
             "machines": f"scheduler: {scheduler}\nworkers: {size.workers} x {worker}",
+            "cost": f"{prices.words(*rate)} an hour\n{self.source()}",
             "end": f"{idle}\n{self.halted}",
         }
         order, provider = self._order(name, {}, None, float(life)), self.offline()
         ranges = self.allow_cidr or (() if self.private else (_OWN_ADDRESS,))
-        steps["wall: requests"] = _text(provider.planned_wall(order, ranges, self._ssh()))
+        steps["wall: requests"] = _text(provider.planned_wall(order, ranges, self.ssh()))
         for role in (fleet.SCHEDULER, "worker"):
             text = order.script(role, 0, PLANNED)
             each = "requests" if role == fleet.SCHEDULER else "requests for each"
@@ -132,15 +98,15 @@ class OnCloud:
         until = time.monotonic() + limit
         provider = self.provider()
         provider.check()
-        ranges = self.allow_cidr or (() if self.private else (own_address(),))
-        life = self.max_lifetime or LIFETIME
-        tags = {"expires": fleet.stamp(life), "owner": self.owner or getpass.getuser(), "version": __version__}
+        ranges = self.ranges()
+        life = self.life(plan.size.workers)
+        tags = {"expires": fleet.stamp(life), "owner": self.whose(), "version": __version__}
         shutil.rmtree(registry.run_folder(plan.name), ignore_errors=True)
         keys = _keys(provider, plan.name, tags)
         record = dataclasses.replace(record, options=plan.options, details={"keys": str(keys)})
         save(record)
         order = self._order(plan.name, tags, keys, life, limit)
-        provider.wall(order, ranges, self._ssh())
+        provider.wall(order, ranges, self.ssh())
         tell(self.halted)
         import asyncio  # not needed to refuse a command line
 
@@ -163,8 +129,9 @@ class OnCloud:
         """Return the record of a cluster from its machines' names, addresses and tags."""
         if name not in self.names():
             return None
-        seen = name in self._seen()[1]
-        found = [server for server in self._seen()[0] if server.cluster == name] if seen else self._servers(name)
+        machines, names = self._seen()
+        seen = name in names
+        found = [server for server in machines if server.cluster == name] if seen else self._servers(name)
         scheduler = next((server for server in found if server.role == fleet.SCHEDULER), None)
         details: dict[str, Any] = {}
         if scheduler is not None and not seen:
@@ -186,7 +153,7 @@ class OnCloud:
     def names(self) -> list[str]:
         """Return the names of all clusters with machines or a wall, in the cloud or in a rehearsal."""
         found = self._seen()[1]
-        if rehearsal.inside(self.target) or (not rehearsal.inside() and self.here()):
+        if self._answers():
             provider = self.provider()
             found |= {server.cluster for server in provider.servers() if server.cluster} | set(provider.walls())
         return sorted(found)
@@ -225,6 +192,7 @@ class OnCloud:
             if new := [number for number, _ in zip(free, range(count - len(present)), strict=False)]:
                 scheduler = next(server for server in found if server.role == fleet.SCHEDULER)
                 whole: OnCloud = configured(type(self), **workers.options(client))
+                whole._check_money(found, count)
                 whole._grow(provider, record, scheduler, new)
             self._await(provider, client, record.name, count, until)
         finally:
@@ -236,36 +204,88 @@ class OnCloud:
         folder = registry.private_folder(registry.run_folder(record.name))
         live = workers.live_logs(record)
         for server in self._servers(record.name):
-            role = fleet.SCHEDULER if server.role == fleet.SCHEDULER else f"worker-{server.number}"
-            path = folder / f"{role}.log"
-            path.write_text(live.get(role) or self.provider().console(server), encoding="utf-8")
-            yield role, path
+            path = folder / f"{server.part}.log"
+            path.write_text(live.get(server.part) or self.provider().console(server), encoding="utf-8")
+            yield server.part, path
 
     def stop(self, record: Record) -> int:
         """End every machine of the cluster, and its wall, and wait until they are gone."""
-        ended = 0
-        if not self.fake or rehearsal.inside(self.target):
-            ended = _end(self.provider(), record.name)
+        ended = 0 if self._outside() else self.clear(record.name)
         shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
         return ended
+
+    def clear(self, name: str) -> int:
+        """End every machine of a cluster, and its wall, with no record of it, and wait until they are gone."""
+        return _end(self.provider(), name)
+
+    def everywhere(self) -> dict[str, OnCloud]:
+        """Return this launcher, which sees all regions at once, and one for a rehearsal that is seen from outside."""
+        fake = {"rehearsal": type(self)(fake=True)} if self._seen()[1] else {}
+        return ({self.target: self} if self._answers() else {}) | fake
+
+    def expired(self, any_owner: bool) -> dict[str, str]:
+        """Return clusters whose life is over, whose scheduler has ended, or that never had one, and which it is.
+
+        Without ``any_owner`` only the user's own.
+        """
+        by_name: dict[str, list[Server]] = {}
+        for server in self._seen()[0] if self._outside() else self.provider().servers():
+            if server.cluster and (any_owner or self._is_own(server)):
+                by_name.setdefault(server.cluster, []).append(server)
+        return {name: why for name, found in sorted(by_name.items()) if (why := overdue(found))}
 
     def entrance(self, begin: bool = False) -> Entrance | None:
         """Return the way into the rehearsal, for commands outside of it."""
         return rehearsal.entrance(self.target, begin) if self.fake else None
 
-    def _value(self, name: str) -> Any:
-        given = getattr(self, name)
-        return self.defaults.get(name) if given in (None, ()) else given
+    def hourly(self, record: Record) -> tuple[float, bool]:
+        """Return the dollars of an hour of a cluster as it is, and whether that is all of it."""
+        return self.rate(record.workers)
 
-    def _kinds(self) -> tuple[str, str]:
-        of_workers = str(self._value("instance_type"))
-        return self.scheduler_instance_type or of_workers, of_workers
+    def shut_out(self, record: Record) -> str:
+        """Return the caller's address and those that may reach the scheduler, where his is not among them."""
+        if self.private or self._outside():
+            return ""
+        here = ipaddress.IPv4Network(own_address())
+        open_to = self.provider().admitted(record.name, userdata.PORT)
+        if any(here.subnet_of(ipaddress.IPv4Network(each)) for each in open_to):
+            return ""
+        return f"its wall is open to {', '.join(open_to) or 'nobody'}, and your address is {here.network_address} now"
 
-    def _ssh(self) -> bool:
-        return getattr(self, "key_name", None) is not None
+    def let_in(self, record: Record) -> str:
+        """Open the scheduler's port to the caller's address and to those that were named, and to no others."""
+        provider, wanted = self.provider(), sorted({own_address(), *self.allow_cidr})
+        for port in (userdata.PORT, *([22] if self.ssh() else [])):
+            provider.admit(record.name, port, wanted)
+        return ", ".join(wanted)
 
-    def _idle(self) -> int:
-        return int(self.idle_timeout or config.get("idle-timeout"))
+    @contextlib.contextmanager
+    def way_in(self, record: Record, machine: str) -> Iterator[Callable[..., list[str]]]:
+        """Keep a machine open to ssh from the caller's address alone, and yield the command line that leads to it."""
+        provider, port = self.provider(), userdata.SSH_PORT
+        found = {server.part: server for server in self._servers(record.name) if server.alive}
+        if machine not in found:
+            raise unknown("--on", machine, sorted(found))
+        address = found[machine].private if self.private else found[machine].public
+        before = provider.admitted(record.name, port)
+        mine = set(self.ranges()) - set(before)
+        provider.admit(record.name, port, [*before, *mine])
+        try:
+            yield functools.partial(door.command, Path(record.details["keys"]), address)
+        finally:
+            provider.admit(record.name, port, sorted(set(provider.admitted(record.name, port)) - mine))
+
+    def _outside(self) -> bool:
+        """Return whether it is rehearsed, and this is not the rehearsal."""
+        return bool(self.fake) and not rehearsal.inside()
+
+    def _answers(self) -> bool:
+        """Return whether there is a cloud to be asked: a fake in a rehearsal, or the user's own."""
+        return rehearsal.inside(self.target) if rehearsal.inside() else self.here()
+
+    def _is_own(self, server: Server) -> bool:
+        owner = self.whose()  # clouds allow other letters in tags than people in their names
+        return re.sub("[^a-z0-9]", "_", server.tags.get("owner", "").lower()) == re.sub("[^a-z0-9]", "_", owner.lower())
 
     def _seen(self) -> tuple[list[Server], set[str]]:
         """Return the machines in a rehearsal that is looked at from outside, and the names of the clusters in it."""
@@ -275,8 +295,7 @@ class OnCloud:
 
     def _servers(self, name: str) -> list[Server]:
         """Return a cluster's machines, the scheduler's first."""
-        outside = self.fake and not rehearsal.inside()
-        found = self._seen()[0] if outside else self.provider().servers(name)
+        found = self._seen()[0] if self._outside() else self.provider().servers(name)
         return sorted((server for server in found if server.cluster == name), key=lambda server: server.number)
 
     def _order(
@@ -288,7 +307,7 @@ class OnCloud:
         def script(role: str, number: int, address: str) -> str:
             return userdata.script(self._boot(name, role, number, address, ends - time.monotonic()), content)
 
-        return Order(name, self.asked(), self._kinds(), tags, script, life, boot_seconds, bool(self.private))
+        return Order(name, self.asked(), self.kinds(), tags, script, life, boot_seconds, bool(self.private))
 
     def _boot(self, name: str, role: Any, number: int, address: str, seconds: float) -> userdata.Boot:
         from clusterglm.clusters.cloud import environment
@@ -299,7 +318,7 @@ class OnCloud:
             role=role,
             number=number,
             minutes=max(1, math.ceil(seconds / 60)),
-            idle=self._idle(),
+            idle=self.idle(),
             address=address,
             python=environment.python(),
             packages=() if self.installed else environment.packages(),
@@ -307,14 +326,26 @@ class OnCloud:
             noted={"cluster": name, "options": given} if role == fleet.SCHEDULER else {"cluster": name},
         )
 
+    def _check_money(self, found: Sequence[Server], count: int) -> None:
+        """Refuse to grow where the machines, which know only when to end, would then cost more than allowed."""
+        if self.max_cost is None:
+            return
+        now, begun = datetime.now(UTC), min(datetime.fromisoformat(server.born) for server in found)
+        ends = max((time for server in found if (time := fleet.time_of(server.tags.get("expires", "")))), default=now)
+        spent = self.rate(len(found) - 1)[0] * (now - begun).total_seconds() / 3600
+        total = spent + self.rate(count)[0] * (ends - now).total_seconds() / 3600
+        if total > self.max_cost:
+            cure = f"{count} workers until {ends:%H:%M} UTC would come to ${total:.2f}: fewer, or a new cluster"
+            raise UsageError("--max-cost", f"${self.max_cost:.2f}", cure)
+
     def _grow(self, provider: Provider, record: Record, scheduler: Server, numbers: Sequence[int]) -> None:
         """Start machines like those that are there; on any error end them again."""
         import asyncio  # not needed to refuse a command line
 
         from clusterglm.clusters.cloud import vm
 
-        now = datetime.now(UTC)
-        left = ((fleet.time_of(scheduler.tags["expires"]) or now) - now).total_seconds()
+        ends = fleet.time_of(scheduler.tags.get("expires", "")) or datetime.now(UTC)
+        left = (ends - datetime.now(UTC)).total_seconds()
         order = self._order(record.name, scheduler.tags, Path(record.details["keys"]), left)
         address = f"tls://{scheduler.private or scheduler.public}:{userdata.PORT}"
         try:

@@ -39,6 +39,10 @@ class OnPaper(OnCloud):
         )
         raise ClusterError(self.target, None, cure)
 
+    def everywhere(self) -> dict[str, OnCloud]:
+        """Return that there is nowhere to look."""
+        return {}
+
     def state(self, record: Record) -> State:  # noqa: ARG002
         """Return that nothing was started."""
         return "down"

@@ -16,7 +16,7 @@ from clusterglm.clusters.cloud.fakes.rest import Answer, Server
 TOKEN = "rehearsal"  # noqa: S105
 _PORT = 5001
 _NEW_SECONDS = 0.5  # until a droplet has its addresses
-_SIZES = ("s-1vcpu-1gb", "s-2vcpu-4gb", "s-8vcpu-16gb", "g-2vcpu-8gb", "g-8vcpu-32gb", "c-8", "m-8vcpu-64gb")
+_SIZES = {"s-1vcpu-1gb": 0.00893, "g-2vcpu-8gb": 0.09375, "g-8vcpu-32gb": 0.375, "c-8": 0.25}  # $ an hour
 
 
 class Droplets(Server):
@@ -31,6 +31,7 @@ class Droplets(Server):
         super().__init__(
             {
                 ("GET", "/v2/account"): lambda **_: (200, {"account": {"status": "active", "droplet_limit": 25}}),
+                ("GET", "/v2/sizes"): self._sizes,
                 ("GET", "/v2/droplets"): self._list,
                 ("POST", "/v2/droplets"): self._create,
                 ("GET", r"/v2/droplets/(\d+)"): self._show,
@@ -42,6 +43,7 @@ class Droplets(Server):
                 ("DELETE", "/v2/tags/(.+)"): self._untag,
                 ("GET", "/v2/firewalls"): lambda **_: (200, {"firewalls": list(self.firewalls.values())}),
                 ("POST", "/v2/firewalls"): self._wall,
+                ("PUT", "/v2/firewalls/(.+)"): self._rewall,
                 ("DELETE", "/v2/firewalls/(.+)"): self._unwall,
             },
             port,
@@ -95,6 +97,9 @@ class Droplets(Server):
         addresses = [("private", _private(number)), ("public", _public(number))]
         v4 = [{"type": kind, "ip_address": address} for kind, address in addresses]
         return shown | {"networks": {"v4": [] if droplet["status"] == "new" else v4, "v6": []}}
+
+    def _sizes(self, **_: Any) -> Answer:
+        return 200, {"sizes": [{"slug": slug, "price_hourly": dollars} for slug, dollars in _SIZES.items()]}
 
     def _list(self, query: Mapping[str, str], **_: Any) -> Answer:
         found = [self._seen(number) for number in self.droplets]
@@ -163,6 +168,12 @@ class Droplets(Server):
         identity = f"wall-{len(self.sent)}"
         self.firewalls[identity] = {"id": identity, "status": "succeeded", **body}
         return 202, {"firewall": self.firewalls[identity]}
+
+    def _rewall(self, identity: str, body: dict[str, Any], **_: Any) -> Answer:
+        if identity not in self.firewalls:
+            return self.unknown(identity)
+        self.firewalls[identity] = {"id": identity, "status": "succeeded", **body}
+        return 200, {"firewall": self.firewalls[identity]}
 
     def _unwall(self, identity: str, **_: Any) -> Answer:
         return (404, {"id": "not_found", "message": "?"}) if self.firewalls.pop(identity, None) is None else (204, None)

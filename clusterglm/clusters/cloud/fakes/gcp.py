@@ -44,6 +44,7 @@ class Instances(Server):
                 ("POST", f"{_AT}/(?:zones/[a-z0-9-]+|global)/operations/([a-z0-9-]+)/wait"): self._wait,
                 ("GET", f"{_AT}/global/firewalls"): lambda **_: (200, {"items": list(self.rules.values())}),
                 ("POST", f"{_AT}/global/firewalls"): self._rule,
+                ("PATCH", f"{_AT}/global/firewalls/([a-z0-9-]+)"): self._patch,
                 ("DELETE", f"{_AT}/global/firewalls/([a-z0-9-]+)"): self._unrule,
             },
             port,
@@ -157,6 +158,12 @@ class Instances(Server):
         if body["name"] in self.rules:
             return _error(409, f"The resource '{body['name']}' already exists")
         self.rules[body["name"]] = body
+        return 200, {"name": f"operation-{len(self.sent)}", "status": "RUNNING"}
+
+    def _patch(self, name: str, body: dict[str, Any], **_: Any) -> Answer:
+        if name not in self.rules:
+            return self.unknown(name)
+        self.rules[name] |= body
         return 200, {"name": f"operation-{len(self.sent)}", "status": "RUNNING"}
 
     def _unrule(self, name: str, **_: Any) -> Answer:

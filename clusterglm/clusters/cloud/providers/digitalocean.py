@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -80,8 +80,22 @@ class DigitalOcean:
 
     def walls(self) -> list[str]:
         """Return the clusters of which there are firewalls."""
-        names = [str(item["name"]) for item in self._ask("firewalls", "digitalocean")["firewalls"]]
+        names = [str(item["name"]) for item in self._firewalls()]
         return [name.removeprefix(f"{_TAG}-") for name in names if name.startswith(f"{_TAG}-")]
+
+    def admitted(self, name: str, port: int) -> list[str]:
+        """Return the addresses in the firewall's rules for a port."""
+        rules = [rule for item in self._firewalls(name) for rule in item["inbound_rules"] if _is_for(rule, port)]
+        return [str(each) for rule in rules for each in rule["sources"]["addresses"]]
+
+    def admit(self, name: str, port: int, ranges: Sequence[str]) -> None:
+        """Replace the firewall by one whose rule for a port has these addresses."""
+        for item in self._firewalls(name):
+            rules = [rule for rule in item["inbound_rules"] if not _is_for(rule, port)]
+            if ranges:
+                rules.append({"protocol": "tcp", "ports": str(port), "sources": {"addresses": list(ranges)}})
+            kept = {word: item[word] for word in ("name", "tags", "droplet_ids", "outbound_rules") if word in item}
+            self._ask(f"firewalls/{item['id']}", "firewall", name, method="PUT", inbound_rules=rules, **kept)
 
     def delete(self, servers: Sequence[Server]) -> None:
         """Destroy droplets: one that is only switched off is still paid for."""
@@ -90,13 +104,17 @@ class DigitalOcean:
 
     def clear(self, name: str) -> bool:
         """Remove the firewall and the tags, which would stay in the account without any droplet."""
-        for item in self._ask("firewalls", "down", name)["firewalls"]:
-            if item["name"] == f"{_TAG}-{name}":
-                self._ask(f"firewalls/{item['id']}", "down", name, method="DELETE")
+        for item in self._firewalls(name):
+            self._ask(f"firewalls/{item['id']}", "down", name, method="DELETE")
         for item in self._ask("tags", "down", name)["tags"]:
             if f"{item['name']}:".startswith(f"{_TAG}:{name}:"):
                 self._ask(f"tags/{item['name']}", "down", name, method="DELETE")
         return True
+
+    def price(self, kind: str) -> float | None:
+        """Return the dollars of an hour of a droplet of this size, None where there is no such size."""
+        sizes = self._ask("sizes", "--instance-type", kind)["sizes"]
+        return next((float(item["price_hourly"]) for item in sizes if item["slug"] == kind), None)
 
     def cluster(self, order: Order) -> Any:
         """Return a DropletCluster whose droplets are ours."""
@@ -129,6 +147,10 @@ class DigitalOcean:
         words |= {word: order.options.get(word) for word in ("region", "image")}
         Recorded(token="", size_slug=order.kinds[role != "scheduler"], **words).create()
         return sent
+
+    def _firewalls(self, name: str | None = None) -> list[dict[str, Any]]:
+        found = self._ask("firewalls", "firewall", name)["firewalls"]
+        return [item for item in found if name is None or item["name"] == f"{_TAG}-{name}"]
 
     def _ask(self, path: str, what: str, value: object = None, method: str = "GET", **words: Any) -> Any:
         with told(what, value):
@@ -203,6 +225,10 @@ def _completed(order: Order) -> dict[str, Any]:
     tags += [f"{_TAG}:{order.name}:{key}:{re.sub('[^A-Za-z0-9_-]', '_', value)}" for key, value in order.tags.items()]
     words = {"tags": tags, "ssh_keys": order.options.get("ssh_keys", []), "vpc_uuid": order.options.get("vpc_uuid")}
     return {word: value for word, value in words.items() if value is not None}
+
+
+def _is_for(rule: Mapping[str, Any], port: int) -> bool:
+    return rule.get("ports") == str(port) and bool(rule["sources"].get("addresses"))
 
 
 def _server(item: dict[str, Any]) -> Server:

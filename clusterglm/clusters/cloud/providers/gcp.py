@@ -95,6 +95,27 @@ class Gcp:
         """Return the clusters of which there are firewall rules."""
         return sorted({str(rule["targetTags"][0]).removeprefix("clusterglm-") for rule in self._rules()})
 
+    def admitted(self, name: str, port: int) -> list[str]:
+        """Return the addresses in the rules for a port."""
+        found = [rule for rule in self._rules() if rule["targetTags"] == [_tag(name)] and _is_for(rule, port)]
+        return [str(each) for rule in found for each in rule.get("sourceRanges", [])]
+
+    def admit(self, name: str, port: int, ranges: Sequence[str]) -> None:
+        """Replace the rule for a port by one with these addresses."""
+        ours = [rule for rule in self._rules() if rule["targetTags"] == [_tag(name)]]
+        # No name of a cluster begins with a hyphen, so this is the first rule of no other.
+        rule = _tag(name) if port == userdata.PORT else f"clusterglm--{port}-{name}"
+        firewalls = self.compute.firewalls()
+        if not ranges:
+            self._gone(name, firewalls.delete(project=self.project, firewall=rule))
+        elif any(each["name"] == rule for each in ours):
+            words = {"project": self.project, "firewall": rule, "body": {"sourceRanges": list(ranges)}}
+            self._finish("firewall", name, firewalls.patch(**words))
+        elif ours:
+            body = {"name": rule, "network": ours[0]["network"], "targetTags": [_tag(name)], "direction": "INGRESS"}
+            body |= {"sourceRanges": list(ranges), "allowed": [{"IPProtocol": "tcp", "ports": [str(port)]}]}
+            self._finish("firewall", name, firewalls.insert(project=self.project, body=body))
+
     def delete(self, servers: Sequence[Server]) -> None:
         """Delete instances, their disks with them."""
         for server in servers:
@@ -180,9 +201,8 @@ class Gcp:
 
     def _service(self) -> Any:
         def built(_: Any, *given: Any, **words: Any) -> Any:
-            # A connection of its own to each request: they are sent from several threads.
             http = google_auth_httplib2.AuthorizedHttp(self._credentials, httplib2.Http(timeout=_SECONDS))
-            return googleapiclient.http.HttpRequest(http, *given, **words)
+            return _Request(http, *given, **words)
 
         options = {"api_endpoint": os.environ[ENDPOINT]} if os.environ.get(ENDPOINT) else None
         words = {"credentials": self._credentials, "requestBuilder": built, "client_options": options}
@@ -197,6 +217,16 @@ def credentials() -> Any:
     except google.auth.exceptions.GoogleAuthError as error:
         cure = "none found: gcloud auth application-default login, or rehearse with --fake"
         raise ClusterError("credentials", None, cure) from error
+
+
+class _Request(googleapiclient.http.HttpRequest):  # type: ignore[misc]
+    """A request with a connection of its own, because several threads send them."""
+
+    def execute(self, *given: Any, **words: Any) -> Any:
+        try:
+            return super().execute(*given, **words)
+        finally:
+            self.http.close()
 
 
 class _Machine(vm.Machine, GCPInstance):  # type: ignore[misc]
@@ -283,6 +313,10 @@ def _refusal(what: str, value: object, said: str) -> ClusterError:
 
 def _tag(name: str) -> str:
     return f"clusterglm-{name}"
+
+
+def _is_for(rule: Mapping[str, Any], port: int) -> bool:
+    return any(str(port) in allowed.get("ports", []) for allowed in rule.get("allowed", []))
 
 
 def _server(item: Mapping[str, Any]) -> Server:
