@@ -26,7 +26,7 @@ _SKEW = timedelta(days=1)  # a node's clock may be behind
 def make(folder: Path, secret: bytes | None = None) -> Path:
     """Write ``ca.pem``, ``cert.pem`` and ``key.pem`` (0600) into a folder (0700), and return it; keys there are kept.
 
-    Whoever knows the ``secret`` can make keys that are taken by those who hold others of the same secret.
+    Whoever knows the ``secret`` makes the same authority and the same key again.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def variables(folder: PurePath) -> dict[str, str]:
 def _pair(secret: bytes | None) -> tuple[bytes, bytes, bytes]:
     """Return an authority's certificate, and a certificate with its key that the authority has signed.
 
-    The authority is a new one, or the one that ``secret`` makes again.
+    Both keys are new ones, or those that ``secret`` makes again.
 
     Dask compares no host names: to be signed by this authority is all that counts.
     """
@@ -117,9 +117,11 @@ def _pair(secret: bytes | None) -> tuple[bytes, bytes, bytes]:
             builder = builder.add_extension(extension, critical)
         return builder.sign(authority, hashes.SHA256())
 
-    curve = ec.SECP256R1()
-    key = ec.generate_private_key(curve)
-    authority = ec.generate_private_key(curve) if secret is None else ec.derive_private_key(_scalar(secret), curve)
+    def new(of: bytes) -> ec.EllipticCurvePrivateKey:
+        curve = ec.SECP256R1()
+        return ec.generate_private_key(curve) if secret is None else ec.derive_private_key(_scalar(secret + of), curve)
+
+    authority, key = new(b" authority"), new(b" cluster")
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     ca = certificate("authority", authority.public_key(), is_ca=True)

@@ -149,6 +149,7 @@ def test_keys_are_made_again_by_whoever_knows_the_secret(tmp_path: Path) -> None
     found = [
         {name: x509.load_pem_x509_certificate((f / name).read_bytes()) for name in (tls.CA, tls.CERT)} for f in folders
     ]
+    assert (folders[0] / tls.KEY).read_bytes() == (folders[1] / tls.KEY).read_bytes()  # ssh knows machines by it
     found[1][tls.CERT].verify_directly_issued_by(found[0][tls.CA])
     from cryptography.exceptions import InvalidSignature
 
