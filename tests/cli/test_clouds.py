@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import clusterglm as package
@@ -106,9 +106,9 @@ def test_down_removes_what_a_killed_up_has_started(cloud: str, clusterglm: Cli, 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_what_has_ended_by_itself_is_gone_and_removed_as_expired(cloud: str, clusterglm: Cli, wait_until: Any) -> None:
     assert clusterglm("up", cloud, "--fake", "--workers", 1, "--name", "idle").returncode == 0
+    folder = psutil.Process(rehearsal.process()).cmdline()[-1]
     for server in rehearsal.shown(cloud)["servers"]:
-        (folder,) = Path(tempfile.gettempdir()).glob(f"clusterglm-rehearsal-*/{server['id']}")
-        (folder / "halt").touch()  # as its own shutdown(8) does there
+        Path(folder, server["id"], "halt").touch()  # as its own shutdown(8) does there
     wait_until(lambda: not any(server["alive"] for server in rehearsal.shown(cloud)["servers"]))
     assert clusterglm("ls").stdout.splitlines()[1].split()[:3] == ["idle", cloud, "gone"]
     forget()

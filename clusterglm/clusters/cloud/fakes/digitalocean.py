@@ -184,6 +184,8 @@ def _server(droplet: Mapping[str, Any]) -> dict[str, Any]:
     addresses = {f"{each['type']}": each["ip_address"] for each in droplet["networks"]["v4"]}
     words = {"name": droplet["name"], "status": droplet["status"], "born": droplet["created_at"]}
     words |= {"kind": droplet["size_slug"], "place": droplet["region"]["slug"], "id": str(droplet["id"])}
+    parts = [tag.split(":") for tag in droplet["tags"]]
+    words |= {"tags": {part[2]: part[3] for part in parts if len(part) == 4}}
     return words | addresses | {"alive": droplet["status"] in ("new", "active")}
 
 

@@ -186,6 +186,7 @@ def _server(item: Mapping[str, Any]) -> dict[str, Any]:
     public = next((each.get("natIP", "") for each in network.get("accessConfigs", [])), "")
     words = {"id": item["id"], "name": item["name"], "status": item["status"], "born": item["creationTimestamp"]}
     words |= {"kind": item["machineType"].rpartition("/")[2], "place": item["zone"].rpartition("/")[2]}
+    words |= {"tags": {key.removeprefix("clusterglm-"): value for key, value in item["labels"].items()}}
     return words | {"private": network.get("networkIP", ""), "public": public, "alive": item["status"] != "TERMINATED"}
 
 
