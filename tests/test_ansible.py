@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -173,8 +174,12 @@ def test_from_bare_hosts_to_a_fit_and_away(lab: Any, tmp_path: Path, wheel: str)
     assert record["address"] == f"tls://{lab.addresses['node1']}:8786"
     log = Path(os.environ["XDG_STATE_HOME"], "clusterglm", "clusters", "lab", "site.log").read_text()
     assert all(changed(log).values()), log
-    assert desk.playbook("site.yml") == dict.fromkeys(lab.nodes, 0)
+    assert desk.playbook("site.yml", "-e", "verify_rows=0") == dict.fromkeys(lab.nodes, 0)
     assert len(json.loads(desk.clusterglm("status", "lab", "--json").stdout)["worker"]) == 4
+    for node, role in (("node1", "scheduler"), ("node1", "worker"), ("node4", "worker")):  # on the others: sessions
+        unit = f"clusterglm-lab-{role}"
+        assert lab.run(node, "systemctl", "is-active", unit) == "active"
+        assert lab.run(node, "systemctl", "is-enabled", unit) == "enabled"
     done = desk.clusterglm("down", "lab")
     assert (done.returncode, done.stderr) == (0, "note: lab: 5 processes ended\n")
     assert not lab.left()
@@ -182,18 +187,45 @@ def test_from_bare_hosts_to_a_fit_and_away(lab: Any, tmp_path: Path, wheel: str)
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_playbooks_alone_rehearse_scale_and_remove_all(lab: Any, tmp_path: Path, wheel: str) -> None:
+def test_playbooks_alone_rehearse_scale_and_remove_all(lab: Any, tmp_path: Path, wheel: str, wait_until: Any) -> None:
     desk = Desk(lab, tmp_path, wheel)
     assert all(desk.playbook("site.yml", "--check").values())
     assert not lab.left()
     assert all(desk.playbook("site.yml").values())
     row = desk.clusterglm("ls", "--hosts", desk.inventory).stdout.splitlines()[1].split()
     assert row[:4] == ["lab", "ansible", "up", "4"]
+    lab.run("node4", "systemctl", "kill", "--signal=KILL", "clusterglm-lab-worker")  # and it is started again
+    wait_until(lambda: lab.run("node4", "systemctl", "show", "-P", "NRestarts", "clusterglm-lab-worker") == "1", 60)
     assert desk.clusterglm("scale", "lab", 2).stderr == "note: lab: 2 workers\n"
     assert len(json.loads(desk.clusterglm("status", "lab", "--json").stdout)["worker"]) == 2
     assert any(desk.playbook("teardown.yml", "-e", "python_env_state=absent").values())
     assert desk.playbook("teardown.yml", "-e", "python_env_state=absent") == dict.fromkeys(lab.nodes, 0)
     assert not lab.left()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("task", ["python_env : Make the environment", "dask_scheduler : Start", "dask_worker : Start"])
+def test_down_removes_what_a_killed_up_has_made(
+    lab: Any, tmp_path: Path, wheel: str, wait_until: Any, task: str, number: signal.Signals
+) -> None:
+    """It dies while a task runs on the hosts."""
+    desk = Desk(lab, tmp_path, wheel)
+    log = Path(os.environ["XDG_STATE_HOME"], "clusterglm", "clusters", "half", "site.log")
+    log.unlink(missing_ok=True)
+    line = [*lab.desk, sys.executable, "-m", "clusterglm.cli", "up", "ansible", str(desk.inventory), "--name", "half"]
+    up = subprocess.Popen(line, env=desk.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: f"TASK [{task}" in (log.read_text() if log.exists() else "") or up.poll() is not None, 120)
+    up.send_signal(number)
+    said = up.communicate(timeout=280)[0]
+    assert up.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), said
+    if number == signal.SIGTERM:
+        assert not lab.left()
+    done = desk.clusterglm("down", "half")
+    assert done.returncode == 0, done.stderr
+    assert not lab.left()
+    assert not log.parent.exists()
 
 
 def local(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:

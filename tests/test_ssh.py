@@ -75,6 +75,20 @@ def test_a_fit_has_the_bits_of_this_machine(running: Any, desk: Any, undisturbed
     assert (result["workers"], result["blas_threads"]) == (4, 1)
 
 
+def test_processes_are_units_where_systemd_runs(running: Any, lab: Any) -> None:
+    assert lab.systemd == ["node1", "node4"]
+    units = {
+        node: lab.run(node, "systemctl", "list-units", "--no-legend", "--plain", "clusterglm-*") for node in lab.systemd
+    }
+    found = {node: sorted(line.split()[0] for line in text.splitlines()) for node, text in units.items()}
+    name = found["node4"][0].removesuffix("-worker.service")
+    assert found == {
+        "node1": [f"{name}-scheduler.service", f"{name}-worker.service"],
+        "node4": [f"{name}-worker.service"],
+    }
+    assert all(" active running " in f" {' '.join(text.split())} " for text in units.values())
+
+
 def test_keys_are_their_owners_alone_and_on_no_command_line(running: Any, lab: Any) -> None:
     modes = lab.run("node3", "find", "/root/.local/state/clusterglm", "-path", "*tls/*", "-printf", "%m %f\n").split(
         "\n"

@@ -2,7 +2,8 @@
 
 They lie in a "site" of namespaces, so the machine's own network, mounts and processes are untouched, and whoever ends
 the site's first process ends everything in it. Files are the machine's own, as on a shared file system, but for folders
-that a test lays over others; hosts of ``roots`` have a root file system of their own, a copy on write. Needs root.
+that a test lays over others; hosts of ``roots`` have a root file system of their own, a copy on write; on those of
+``systemd`` the first process is a systemd, which runs none of the machine's services. Needs root.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "mount")
+SYSTEMD = "/usr/lib/systemd/systemd"
 _NETWORK = "10.77.0"  # seen inside the site alone
 _SECONDS = 20.0
 _SPACES = ("--net", "--mount", "--uts", "--ipc", "--pid")
@@ -29,18 +31,38 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" root;
 mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs -o mode=1777 tmpfs dev/shm
 mount -t tmpfs -o mode=755 tmpfs run; mkdir run/old; pivot_root . run/old; umount -l run/old; rmdir run/old
 """
+# Before systemd starts there: no service, mount or device of the machine's is its affair.
+_SYSTEMD = """
+mount -t sysfs -o ro sysfs /sys; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+[ ! -e /dev/console ] || mount --bind /dev/null /dev/console
+find /etc/systemd/system /usr/lib/systemd/system -depth \\( -name '*.wants' -o -name '*.requires' \\) -exec rm -r {} +
+rm -rf /usr/lib/systemd/system-generators /etc/fstab; touch /run/go
+"""
+_FIRST_SYSTEMD = """
+until [ -e /run/go ]; do sleep 0.05; done
+exec env -i container=test PATH="$PATH" "$0" --unit=basic.target --log-target=null --show-status=no
+"""
 
 
 def missing() -> list[str]:
     """Return what is not there: programs, or the rights of root."""
-    return [] if os.geteuid() == 0 else ["root"] + [name for name in PROGRAMS if shutil.which(name) is None]
+    rights = [] if os.geteuid() == 0 else ["root"]
+    return rights + [name for name in PROGRAMS if shutil.which(name) is None]
 
 
 class Hosts:
     """Running hosts of these ``names``; on each the folders of ``over`` lie over those they are keyed by."""
 
-    def __init__(self, folder: Path, names: Sequence[str], over: Mapping[str, Path], roots: Sequence[str] = ()) -> None:
-        self.folder, self.names, self.roots = folder, list(names), list(roots)
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        over: Mapping[str, Path],
+        roots: Sequence[str] = (),
+        systemd: Sequence[str] = (),
+    ) -> None:
+        self.folder, self.names, self.roots, self.systemd = folder, list(names), list(roots), list(systemd)
+        self.groups: list[Path] = []  # of processes, of those with systemd
         self.spaces: list[subprocess.Popen[bytes]] = []  # the site's, then those of the hosts
         self.first: dict[str, int] = {}  # process numbers, as this machine counts
         addresses = {name: f"{_NETWORK}.{number}" for number, name in enumerate(names, start=10)}
@@ -62,7 +84,11 @@ class Hosts:
 
     def make(self, name: str) -> None:
         """Start a host, for the first time or after ``kill``: then its files are the machine's again."""
-        first = self._first_of(self._unshared(["nsenter", "--target", self.site[2], "--all"]))
+        enter = ["nsenter", "--target", self.site[2], "--all"]
+        if name in self.systemd:
+            first = self._first_of(self._unshared([*enter, *self._in_group(name)], _FIRST_SYSTEMD, "--cgroup"))
+        else:
+            first = self._first_of(self._unshared(enter))
         self.first[name] = first
         inner = ["nsenter", "--target", str(first), "--net"]
         # A host that is made again must not wait until the others have forgotten where it was.
@@ -80,6 +106,9 @@ class Hosts:
             place = self.folder / f"root-{name}"
             place.mkdir(exist_ok=True)
             self.run(name, "bash", "-ec", _OWN_ROOT, "bash", str(place))
+        if name in self.systemd:
+            self.run(name, "bash", "-ec", _SYSTEMD)
+            self._until_systemd(name)
         for path, source in self.over.items():
             if name in self.roots:  # the machine's file of this name may be a link to nowhere here
                 self.run(name, "cp", "--remove-destination", str(source), path)
@@ -133,6 +162,30 @@ class Hosts:
             spaces.kill()
             spaces.wait()
         self._gone(list(self.first.values()))
+        until = time.monotonic() + _SECONDS
+        for group in [path for top in self.groups for path in sorted([top, *top.rglob("*/")], reverse=True)]:
+            while group.exists():
+                with contextlib.suppress(OSError):  # until the kernel has counted its last process
+                    group.rmdir()
+                assert time.monotonic() < until, f"left: {group}"
+
+    def _in_group(self, name: str) -> list[str]:
+        """Return the beginning of a command in a new group of processes, the root of those that a systemd will make."""
+        lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        top = next(Path(line[1]) for line in lines if line[2] == "cgroup2")
+        group = top / f"clusterglm-{os.getpid()}-{name}-{len(self.groups)}"
+        group.mkdir()
+        self.groups.append(group)
+        return ["sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh"]
+
+    def _until_systemd(self, name: str) -> None:
+        until = time.monotonic() + _SECONDS
+        while True:
+            with contextlib.suppress(AssertionError):
+                self.run(name, "systemctl", "is-active", "basic.target")
+                return
+            assert time.monotonic() < until, f"systemd did not start: see {self.folder}/hosts.log"
+            time.sleep(0.05)
 
     def _gone(self, numbers: Sequence[int]) -> None:
         until = time.monotonic() + _SECONDS
@@ -140,8 +193,20 @@ class Hosts:
             assert time.monotonic() < until, f"left: {left}"
             time.sleep(0.01)
 
-    def _unshared(self, before: Sequence[str]) -> subprocess.Popen[bytes]:
-        command = [*before, "unshare", *_SPACES, "--fork", "--kill-child", "--mount-proc", "bash", "-c", _FIRST]
+    def _unshared(self, before: Sequence[str], first: str = _FIRST, *spaces: str) -> subprocess.Popen[bytes]:
+        command = [
+            *before,
+            "unshare",
+            *_SPACES,
+            *spaces,
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "bash",
+            "-c",
+            first,
+            SYSTEMD,
+        ]
         with (self.folder / "hosts.log").open("ab") as log:
             made = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.spaces.append(made)

@@ -16,6 +16,7 @@ from hosts import hosts
 
 _SSHD = "/usr/sbin/sshd"
 _DESK = "desk"
+_WITH_SYSTEMD = ("node1", "node4")  # the others have none, and processes run there in sessions of their own
 _SECONDS = 20.0
 
 
@@ -26,11 +27,12 @@ def missing() -> list[str]:
 
 
 class Lab(hosts.Hosts):
-    """Running hosts ``node1``, ``node2``, ... ``environment`` leads clusterglm to them."""
+    """Running hosts ``node1``, ``node2``, ... ``environment`` leads clusterglm to them; on two of them runs systemd."""
 
     def __init__(self, folder: Path, nodes: int = 4) -> None:
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
-        super().__init__(folder, [_DESK, *self.nodes], {}, roots=self.nodes)
+        systemd = [node for node in _WITH_SYSTEMD if node in self.nodes and Path(hosts.SYSTEMD).exists()]
+        super().__init__(folder, [_DESK, *self.nodes], {}, roots=self.nodes, systemd=systemd)
         for name in ("key", "host_key", "other_key"):
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", folder / name], check=True
@@ -102,7 +104,7 @@ class Lab(hosts.Hosts):
         subprocess.run([*self.desk, "ssh", "-F", str(self.config), node, text], check=True, capture_output=True)
 
     def left(self) -> dict[str, str]:
-        """Return what clusters have left on the hosts: processes, and files but for the empty locks."""
+        """Return what clusters have left on the hosts: processes, and files but for those of the locks."""
         found = "find /root/.local/state/clusterglm -type f -not -name '*.lock'; find /tmp -maxdepth 1 -name 'cglm-*'"
         mine = r"grep -vE '/cglm-[0-9a-f]{8}-' || true"  # what jobs of batch systems have left on the machine
         left = {}
