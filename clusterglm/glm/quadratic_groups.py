@@ -28,9 +28,9 @@ _STALE = 3  # rounds without progress, at rounding level
 
 def minimise_groups(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float) -> Array:
     """Return the minimiser, (p,). ``tolerance`` bounds the model's residual, relative to that at ``center``."""
-    model = _Model(H, g, center, penalty)
     z, units = center.copy(), scales(H)
     target = tolerance * float(np.max(np.abs(penalty.residual(center, g)) / units, initial=0.0))
+    model = _Model(H, g, center, penalty, units, target)
     best, least, stale = z, np.inf, 0
     for _ in range(_MOST_ROUNDS):
         z = model.newton(model.sweep(z))
@@ -39,9 +39,8 @@ def minimise_groups(H: Array, g: Array, center: Array, penalty: Penalty, toleran
         stale = 0 if left < least / 2 else stale + 1
         if left < least:
             best, least = z, left
-        rounding = 4 * _EPS * (np.abs(H) @ (np.abs(z) + np.abs(center)) + np.abs(g))
         done = left <= target or not np.isfinite(left)
-        if done or (stale >= _STALE and np.all(residual <= np.maximum(target * units, 16 * rounding))):
+        if done or (stale >= _STALE and np.all(residual <= np.maximum(target * units, 16 * model.rounding(z)))):
             break
     return best
 
@@ -49,17 +48,23 @@ def minimise_groups(H: Array, g: Array, center: Array, penalty: Penalty, toleran
 class _Model:
     """One model, with the coefficients that carry no norm as its first block and every other as a group."""
 
-    def __init__(self, H: Array, g: Array, center: Array, penalty: Penalty) -> None:
+    def __init__(self, H: Array, g: Array, center: Array, penalty: Penalty, units: Array, target: float) -> None:
         kinked = penalty.l1 > 0
         numbers = np.full(len(g), -1) if penalty.groups is None else penalty.groups
         alone = kinked & (numbers < 0)
         numbers = np.where(alone, numbers.max(initial=-1) + np.cumsum(alone), np.where(kinked, numbers, -1))
         self.penalty = replace(penalty, groups=numbers)
         self.curved, self.plain = H + np.diag(penalty.l2), np.flatnonzero(~kinked)
-        self.start, self.center = g + penalty.l2 * center, center
+        self.start, self.center, self.units, self.target = g + penalty.l2 * center, center, units, target
+        self.sizes, self.pull = np.abs(H), np.abs(g)
         order = np.argsort(numbers, kind="stable")[len(self.plain) :]
         self.groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
         self._bends: dict[int, tuple[Array, Array]] = {}
+
+    def rounding(self, z: Array) -> Array:
+        """Return what rounding may do to the slope at ``z``, (p,)."""
+        noise: Array = 4 * _EPS * (self.sizes @ (np.abs(z) + np.abs(self.center)) + self.pull)
+        return noise
 
     def slope(self, z: Array) -> Array:
         """Return the gradient of the part without kinks, (p,)."""
@@ -89,11 +94,14 @@ class _Model:
 
     def newton(self, z: Array) -> Array:
         """Return ``z`` after Newton steps with the groups that are off 0, as long as the model falls."""
+        last = np.inf
         for _ in range(_MOST_STEPS):
             S = np.flatnonzero((self.penalty.l1 == 0) | self.penalty.off(z))
             slope = self.slope(z)
             residual = self._residual(z, slope)[S]
-            if not len(S) or not np.isfinite(residual).all():
+            left = float(np.max(np.abs(residual) / self.units[S], initial=0.0))
+            settled = left > last / 2 and np.all(np.abs(residual) <= 16 * self.rounding(z)[S])
+            if not left > self.target or settled:
                 return z
             d = np.zeros_like(z)
             d[S] = -solve(self.curved[np.ix_(S, S)] + self._bend(z, S), residual)
@@ -104,7 +112,7 @@ class _Model:
             if turned.any():
                 trial = np.where(turned, 0.0, z + d)
                 if self._change(z, trial, slope) < 0:
-                    z = trial
+                    z, last = trial, left
                     continue
             t = 1.0
             for _ in range(_MOST_HALVINGS):
@@ -117,7 +125,7 @@ class _Model:
                 trial = z + d
                 if not np.linalg.norm(self._residual(trial, self.slope(trial))[S]) < np.linalg.norm(residual) / 2:
                     return z
-            z = trial
+            z, last = trial, left
         return z
 
     def _residual(self, z: Array, slope: Array) -> Array:
