@@ -30,7 +30,7 @@ from clusterglm.glm.trace import Tolerance
 
 mp = mpmath.mp.clone()
 mp.dps = 50
-ABLE = ("proximal_newton", "proximal_gradient", "admm")
+ABLE = ("proximal_newton", "proximal_gradient", "admm", "async_newton")
 GROUPS = "x0+x1+x2,x3+x4"  # x5 is by itself
 NUMBERS = np.array([-1, 0, 0, 0, 1, 1, -1])  # of an intercept and six columns
 

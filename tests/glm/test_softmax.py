@@ -29,7 +29,7 @@ from clusterglm.glm.solvers import SOLVERS
 mp = mpmath.mp.clone()
 mp.dps = 50
 K = 3
-ABLE = [name for name, solver in SOLVERS.items() if not solver.ranges]
+ABLE = [name for name, solver in SOLVERS.items() if not solver.in_parts]
 
 
 def drawn(n: int = 300, p: int = 4, classes: int = K, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -289,6 +289,7 @@ def test_classes_that_a_plane_keeps_apart_have_no_finite_answer() -> None:
     ("words", "error", "match"),
     [
         ({"solver": "admm"}, UsageError, "know nothing of multinomial's classes"),
+        ({"solver": "async_newton"}, UsageError, "know nothing of multinomial's classes"),
         ({"bounds": "x0=0:"}, UsageError, "have none"),
         ({"y": [0, 1, 3] * 10}, DataError, "class 2.*has no row"),
         ({"y": [0, 1.5, 2] * 10}, DataError, "numbers of classes"),
