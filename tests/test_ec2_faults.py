@@ -34,7 +34,7 @@ def _rehearsal() -> Iterator[None]:
     if why := ec2.missing():
         pytest.skip(why)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLUSTERGLM_REHEARSAL_LINGER", "600")
+        patch.setenv("CLUSTERGLM_REHEARSAL_LINGER", "3600")
         yield
         rehearsal.end()
 

@@ -75,9 +75,13 @@ def _clear(any_owner: bool, troubles: list[ClusterError]) -> None:
 
 def _has_ended(launcher: Launcher, record: Record) -> bool:
     """Return whether a cluster has ended by itself, and nothing is left of it that tells more."""
-    if launcher.state(record) != "gone" or Registry().busy(record.name):
+    try:
+        if launcher.state(record) != "gone" or Registry().busy(record.name):
+            return False
+        return not isinstance(launcher, Account) or launcher.find(record.name) is None
+    except ClusterError as error:  # another machine alone can tell, or its system does not answer
+        output.warning(str(error))
         return False
-    return not isinstance(launcher, Account) or launcher.find(record.name) is None
 
 
 def _forget_keys(running: set[str]) -> None:

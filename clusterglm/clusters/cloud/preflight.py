@@ -67,7 +67,7 @@ def permission(launcher: Ec2, ec2: Any, subnet: Mapping[str, Any], image: Mappin
         request["IamInstanceProfile"] = {"Name": launcher.instance_profile}
     _dry(ec2.run_instances, "RunInstances", **request, TagSpecifications=specifications)
     specifications = [{"ResourceType": "security-group", "Tags": api.tagged({api.CLUSTER: "doctor"})}]
-    words = {"GroupName": api.group_name("doctor"), "Description": "clusterglm"}
+    words = {"GroupName": api.group_name("doctor"), "Description": "clusterglm", "VpcId": subnet["VpcId"]}
     _dry(ec2.create_security_group, "CreateSecurityGroup", **words, TagSpecifications=specifications)
 
 
