@@ -50,7 +50,7 @@ def forget() -> None:
     shutil.rmtree(Path(os.environ["XDG_STATE_HOME"], "clusterglm"))
 
 
-@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("cloud", ["digitalocean", pytest.param("gcp", marks=pytest.mark.full)])
 def test_a_whole_life_without_local_state(cloud: str, clusterglm: Cli, tmp_path: Path) -> None:
     done = clusterglm("up", cloud, "--fake", "--workers", 2, "--name", "lab", "--idle-timeout", "20min")
     assert done.returncode == 0, done.stderr
