@@ -16,10 +16,10 @@
 # that was interrupted has a checkpoint: it goes on where its job is started again, or has --resume FOLDER.
 # Here stands what a shell needs before it finds clusterglm: module load python, or source .../bin/activate.
 set -eu
-if [ -z "${CLUSTERGLM_JOB:-}" ] && [ $# -gt 0 ]; then
+if [ -z "${CLUSTERGLM_JOB:-${_CONDOR_JOB_AD:-}}" ] && [ $# -gt 0 ]; then
     words=; for word in "$(realpath "$0")" "$@"; do word=${word//\'/\'\'} word=${word//\"/\"\"}
         words+=" '${word//\$/\$(DOLLAR)}'"; done
-    sed -n 's/^#CONDOR //p' "$0" | condor_submit - -a "arguments = \"$words\"" -queue 1; exit
+    sed -n 's/^#CONDOR //p' "$0" | condor_submit -terse - -a "arguments = \"$words\"" -queue 1; exit
 fi
 [ $# -gt 0 ] || { echo "usage: bash htcondor.sh SOLVER [options of clusterglm fit]" >&2; exit 2; }
 # After the lines above, because modules set such variables and a value that is inherited wins.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hosts import fits, htcondor
 from hosts.fits import LINE, assert_same_bits
+from hosts.jobs import result_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 UP = ("up", "htcondor", "--memory", "600MB", "--scheduler-memory", "600MB", "--disk", "100MB")
@@ -95,6 +96,71 @@ def test_a_cluster_lives_and_ends(
     assert done.returncode == 0, done.stderr
     assert not condor.jobs()
     assert not list((own / "data" / "clusterglm" / "clusters").iterdir())
+
+
+def test_a_fit_longer_than_its_workers_has_them_replaced(
+    condor: Any, there: Any, line: Any, begin: Any, own: Path, steps: Any, wait_until: Any
+) -> None:
+    """By themselves: whoever reaches the end of his job starts again, whether or not a fit asks for it."""
+    steps = type(steps)(own / "steps2")
+    os.chown(own / "steps2", htcondor.USER, htcondor.USER)
+    life = ("--walltime", "80s", "--scheduler-walltime", "20min")
+    assert there(*UP, "--workers", 2, "--name", "brief", *life, "--wait").returncode == 0
+    fit = begin(
+        *("fit", steps.solver("proximal_gradient"), *LINE, "--cluster", "brief", "--out", own / "run2"),
+        command=line(),
+        env=steps.env(2),
+    )
+    fit.until(lambda: steps.reached(2))
+    first, seen = addresses(there), set[str]()
+
+    def followed() -> bool:
+        seen.update(addresses(there) - first)
+        return len(seen) >= 2
+
+    wait_until(followed, 200)
+    steps.go()
+    assert fit.ended(120) == 0, fit.said
+    assert_same_bits(own / "run2", fits.undisturbed("proximal_gradient")["proximal_gradient"])
+    assert there("down", "brief").returncode == 0
+    assert not condor.jobs()
+
+
+def addresses(there: Any) -> set[str]:
+    return {worker["address"] for worker in json.loads(there("status", "brief", "--json").stdout)["worker"]}
+
+
+@pytest.mark.parametrize("options", [(), ("--nodes", 2)])
+def test_one_job_fits(condor: Any, there: Any, own: Path, wait_until: Any, options: tuple[object, ...]) -> None:
+    """On one machine, and as two nodes of the parallel universe; its exit code is the fit's."""
+    folder = own / f"job{len(options)}"
+    folder.mkdir()
+    os.chown(folder, htcondor.USER, htcondor.USER)
+    size = ("--workers-per-node", 2, "--memory", "600MB", "--disk", "100MB", *options)
+    done = there("script", "htcondor", *size)
+    assert done.returncode == 0, done.stderr
+    (folder / "job.sh").write_text(done.stdout)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    kept = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "7"}
+
+    def submitted(*words: str) -> str:
+        command = condor.words("env", "-C", str(folder), "bash", "job.sh", *words, **kept)
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        job = said.strip().split(".")[0]
+        wait_until(lambda: not condor.jobs(), 240)
+        return job
+
+    def ended(job: str) -> str:
+        return str(condor.said("condor_history", job, "-limit", "1", "-af", "ExitCode"))
+
+    job = submitted("admm", "--rows", "2e4")
+    text = "".join(path.read_text() for path in folder.glob("clusterglm-*.out"))
+    assert ended(job) == "0", text
+    result = result_of(folder / "runs" / f"htcondor-{job}")
+    assert (result["status"], result["workers"], result["blas_threads"]) == ("optimal", 4 if options else 2, 1)
+    job = submitted("newton", "--rows", "2e4", "--max-passes", "1", "--start", "null", "--out", 'it\'s a "$(run)"')
+    assert ended(job) == "3"
+    assert (folder / 'it\'s a "$(run)"' / "result.json").exists()
 
 
 def test_what_can_never_run_says_why(condor: Any, there: Any, wait_until: Any) -> None:

@@ -1,7 +1,7 @@
 """A real HTCondor of one machine in a Debian trixie tree (Debian 12 has no package), in a site of its own (hosts.py).
 
-``install`` makes the tree, which takes minutes and a gigabyte; it is kept under the user's cache. HTCondor takes no
-jobs from root: commands are run as the tree's user ``tester``, who needs folders of his own.
+``install`` makes the tree, which takes minutes and a gigabyte; it is kept under the user's cache, and no run
+changes it. HTCondor takes no jobs from root: commands are run as its user ``tester``, with folders of his own.
 """
 
 from __future__ import annotations
@@ -94,37 +94,41 @@ def in_tree(line: str) -> None:
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, timeout=900)
 
 
+# What runs change in the tree lies in memory. Without another system's commands, which would be asked in vain.
+_ROOT = """
+mkdir -p "$1"; mount -t tmpfs tmpfs "$1"; mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"; cd "$1/root"
+mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs -o mode=1777 tmpfs tmp
+cat /etc/hosts >etc/hosts; : >etc/resolv.conf; rm -f usr/bin/$3; shift 3
+for path; do mkdir -p ".$path"; mount --bind "$path" ".$path"; done
+for path; do while [ "$path" != / ]; do path=$(dirname "$path"); chmod a+x ".$path"; done; done # as far as those
+"""
+
+
+def place_tree(on: hosts.Hosts, name: str, place: Path, shared: list[Path], without: str) -> None:
+    """Mount the tree on a host, these folders of the machine in it."""
+    on.run(name, "bash", "-ec", _ROOT, "bash", str(place.parent), str(TREE), without, *map(str, shared))
+
+
 class HTCondor:
     """A running HTCondor. ``words`` is the command line that runs a command in its tree, as tester."""
 
     def __init__(self, folder: Path, shared: list[Path]) -> None:
         self.folder, self.shared = folder, shared
         self.hosts = hosts.Hosts(folder, [_NAME], {})
+        self.tree = folder / "tree" / "root"
 
     def start(self) -> None:
         """Start the daemons and wait until jobs can be taken."""
         configuration = TREE / "etc" / "condor" / "config.d" / "99-tests.conf"
         configuration.write_text(_CONFIGURATION)
         self.hosts.start()
-        tree = str(TREE)
-        # The tree must be a mount point, else condor says "Failed to unshare the mount namespace".
-        self.hosts.run(_NAME, "mount", "--bind", tree, tree)
-        self.hosts.run(_NAME, "mount", "-t", "proc", "proc", f"{tree}/proc")
-        self.hosts.run(_NAME, "mount", "--rbind", "/dev", f"{tree}/dev")
-        self.hosts.run(_NAME, "mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", f"{tree}/tmp")
-        self.hosts.run(_NAME, "mount", "--bind", "/etc/hosts", f"{tree}/etc/hosts")
-        if (TREE / "usr" / "bin" / "oarstat").exists():  # another system in the tree (oar.py), which does not run
-            self.hosts.run(_NAME, "mount", "--bind", "/dev/null", f"{tree}/usr/bin/oarstat")
-        for path in self.shared:
-            self.hosts.run(_NAME, "mkdir", "-p", f"{tree}{path}")
-            self.hosts.run(_NAME, "mount", "--bind", str(path), f"{tree}{path}")
-        # Into a home that others may not read, only as far as the shared folders in it.
-        self.hosts.run(_NAME, "chmod", "a+x", *{f"{tree}{p}" for path in self.shared for p in path.parents})
+        place_tree(self.hosts, _NAME, self.tree, self.shared, without="oar*")
         folders = "/run/condor /run/lock/condor /var/lock/condor /var/log/condor"
         self._root("sh", "-c", f"mkdir -p {folders}; chown condor: {folders}; exec condor_master")
         until = time.monotonic() + _SECONDS
         while not self.said("condor_status", "-af", "Name"):
-            assert time.monotonic() < until, f"HTCondor waited for in vain: see {TREE}/var/log/condor"
+            assert time.monotonic() < until, f"HTCondor waited for in vain: see {self.folder}"
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -134,7 +138,7 @@ class HTCondor:
     def words(self, *words: str, **variables: str) -> list[str]:
         given = [f"{name}={value}" for name, value in {"HOME": "/home/tester", **variables}.items()]
         user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-        return self.hosts.command(_NAME, "chroot", str(TREE), *user, "env", "-C", "/home/tester", *given, *words)
+        return self.hosts.command(_NAME, "chroot", str(self.tree), *user, "env", "-C", "/home/tester", *given, *words)
 
     def said(self, *words: str) -> str:
         """Return what a command prints, empty where it fails."""
@@ -146,7 +150,7 @@ class HTCondor:
         return self.said("condor_q", "-allusers", "-af", "ClusterId", "ProcId", "JobStatus").splitlines()
 
     def _root(self, *words: str) -> None:
-        self.hosts.run(_NAME, "chroot", str(TREE), *words)
+        self.hosts.run(_NAME, "chroot", str(self.tree), *words)
 
 
 @contextlib.contextmanager

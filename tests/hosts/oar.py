@@ -1,6 +1,6 @@
 """A real OAR (2.6) of one machine with six cores in a Debian trixie tree, in a site of its own (hosts.py).
 
-The tree is HTCondor's (htcondor.py); what a run changes in it lies in memory. Its database is a PostgreSQL.
+The tree is HTCondor's (htcondor.py). Its database is a PostgreSQL.
 """
 
 from __future__ import annotations
@@ -23,12 +23,6 @@ _PACKAGES = (
     "oar-server oar-server-pgsql oar-user oar-user-pgsql oar-node postgresql postgresql-client openssh-server"
     " openssh-client procps"
 )
-_ROOT = """
-mount -t tmpfs tmpfs "$1"; mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"; cd "$1/root"
-mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs -o mode=1777 tmpfs tmp
-cat /etc/hosts >etc/hosts; : >etc/resolv.conf; rm -f usr/bin/condor_*
-"""
 # Without cpusets, whose hierarchy is the machine's.
 _START = """
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -71,13 +65,7 @@ class OAR:
     def start(self) -> None:
         """Start the database and the daemons, and wait until jobs can be taken."""
         self.hosts.start()
-        place = self.folder / "tree"
-        place.mkdir()
-        self.hosts.run(_NAME, "bash", "-ec", _ROOT, "bash", str(place), str(htcondor.TREE))
-        for path in self.shared:
-            self.hosts.run(_NAME, "mkdir", "-p", f"{self.tree}{path}")
-            self.hosts.run(_NAME, "mount", "--bind", str(path), f"{self.tree}{path}")
-        self.hosts.run(_NAME, "chmod", "a+x", *{f"{self.tree}{p}" for path in self.shared for p in path.parents})
+        htcondor.place_tree(self.hosts, _NAME, self.tree, self.shared, without="condor_*")
         with (self.folder / "oar.log").open("w") as log:
             line = self.hosts.command(_NAME, "chroot", str(self.tree), "bash", "-ec", _START, "bash", str(_CORES))
             subprocess.run(line, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=120)
