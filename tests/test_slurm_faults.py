@@ -31,7 +31,7 @@ def folders() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, Any]:
-    return fits.undisturbed("gradient_descent", "admm")
+    return fits.undisturbed("gradient_descent", "proximal_gradient", "admm")
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,29 @@ def test_down_removes_what_a_killed_up_has_submitted(
     if number == signal.SIGKILL and call and when == "after":
         shutil.rmtree(records)  # the queue says enough
     assert clusterglm("down", "killed", "--if-exists").returncode == 0
+    assert not slurm.jobs()
+    assert not folders()
+
+
+REFUSES = """#!/bin/bash
+# The real one, but the call of this number is refused.
+count=$(cat {folder}/count 2>/dev/null || echo 0); echo $((count + 1)) > {folder}/count
+[ "$count" != {call} ] || {{ echo "{name}: error: not now" >&2; exit 1; }}
+exec {real} "$@"
+"""
+
+
+@pytest.mark.parametrize(("name", "call"), [("sbatch", 1), ("squeue", 0), ("squeue", 1)])
+def test_a_command_that_fails_in_up_leaves_nothing(
+    slurm: Any, clusterglm: Any, tmp_path: Path, name: str, call: int
+) -> None:
+    path = tmp_path / name
+    path.write_text(REFUSES.format(folder=tmp_path, call=call, name=name, real=shutil.which(name)))
+    path.chmod(0o755)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = clusterglm(*UP, "--workers", 2, "--name", "refused", "--wait", env=env)
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == f"error: slurm: {name}: error: not now"
     assert not slurm.jobs()
     assert not folders()
 
@@ -187,21 +210,21 @@ def test_a_lost_job_changes_no_bit_and_is_replaced(
 def test_scaling_in_a_fit_changes_no_bit(
     slurm: Any, lab: str, begin: Any, clusterglm: Any, steps: Any, tmp_path: Path, wait_until: Any, undisturbed: Any
 ) -> None:
-    fit = begin("fit", steps.solver("gradient_descent"), *LINE, "--cluster", lab, "--out", "run", env=steps.env(2, 6))
+    fit = begin("fit", steps.solver("proximal_gradient"), *LINE, "--cluster", lab, "--out", "run", env=steps.env(2, 4))
     fit.until(lambda: steps.reached(2))
     client = connect_cluster(lab)
     try:
         assert clusterglm("scale", lab, 4).returncode == 0
         wait_until(lambda: len(workers(client)) == 4)
         steps.go(2)
-        fit.until(lambda: steps.reached(6))
+        fit.until(lambda: steps.reached(4))
         assert clusterglm("scale", lab, 1).returncode == 0
         assert len(workers(client)) == 1
     finally:
         client.close()
-    steps.go(6)
+    steps.go(4)
     assert fit.ended(120) == 0, fit.said
-    assert_same_bits(tmp_path / "run", undisturbed["gradient_descent"])
+    assert_same_bits(tmp_path / "run", undisturbed["proximal_gradient"])
     assert "workers died" not in fit.said
     assert clusterglm("scale", lab, 2).returncode == 0
 
