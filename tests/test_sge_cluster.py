@@ -117,6 +117,22 @@ def test_what_waits_says_why_and_what_can_never_run_is_refused(sge: Any, there: 
     assert not sge.jobs()
 
 
+@pytest.mark.full
+def test_workers_that_come_first_give_their_places_to_the_scheduler(sge: Any, there: Any, wait_until: Any) -> None:
+    """They have all six slots; its job waits until they go back into the queue."""
+    sge.command("qmod", "-d", "*")
+    assert there(*UP, "--workers", 6, "--name", "early").returncode == 0
+    scheduler = min(text.split()[0] for text in sge.jobs().splitlines() if "cglm-early" in text)
+    sge.command("qhold", scheduler)
+    sge.command("qmod", "-e", "*")
+    wait_until(lambda: running(sge) == 6)
+    sge.command("qrls", scheduler)
+    wait_until(lambda: json.loads(there("status", "early", "--json").stdout)["state"] == "up", 150)
+    wait_until(lambda: len(json.loads(there("status", "early", "--json").stdout)["worker"]) == 5, 90)
+    assert there("down", "early").returncode == 0
+    assert not sge.jobs()
+
+
 QSUB = """#!/bin/bash
 count=$(cat {folder}/count 2>/dev/null || echo 0); echo $((count + 1)) > {folder}/count
 /usr/bin/qsub "$@"; code=$?
