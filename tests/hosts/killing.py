@@ -46,7 +46,7 @@ if "CALLS" in os.environ and "CLUSTERGLM_REHEARSAL" in os.environ:
 
     def refusal(request):
         code = FAULT.rpartition(":")[2] or FAULT
-        status = 500 if code == "InternalError" else 503 if "Limit" in code else 400
+        status = 500 if code == "InternalError" else 503 if code == "RequestLimitExceeded" else 400
         body = f"<Response><Errors><Error><Code>{code}</Code><Message>injected</Message></Error></Errors></Response>"
         if "X-Amz-Target" in request.headers:
             body = f'{{"__type": "{code}", "message": "injected"}}'
