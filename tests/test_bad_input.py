@@ -146,7 +146,12 @@ COMMAND_LINE = [
     Row("10", "newtn --rows 10", 2, r"solver \(newtn\): not known: did you mean newton\? One of gradient_descent, "),
     Row("10", "newton --rows 10 --family binomal", 2, r"--family \(binomal\): .*did you mean binomial\? One of "),
     Row("10", "newton --rows 10 --link logt", 2, r"--link \(logt\): .*logit"),
-    Row("10", "newton --rows 10 --penalty l3", 2, r"--penalty \(l3\): not known: .*One of none, l1, l2, elastic-net, group$"),
+    Row(
+        "10",
+        "newton --rows 10 --penalty l3",
+        2,
+        r"--penalty \(l3\): not known: .*One of none, l1, l2, elastic-net, group$",
+    ),
     Row("10", "no_such_file.py:f --rows 10", 2, r"solver \(no_such_file.py\): no such file$"),
     Row("10", "newton --rows 10 --dtype int8", 2, r"--dtype \(int8\): not known: .*One of float64, float32$"),
     Row("11", "newton --rows 10 --penalty l1", 2, r"--penalty \(l1\): newton needs a smooth penalty.* proximal_newton"),

@@ -43,6 +43,7 @@ def test_a_fit_has_as_many_workers_as_it_may_and_gives_them_back(cli: Any, home:
     assert cli("down", "grows").returncode == 0
 
 
+@pytest.mark.full  # half a minute of waiting
 def test_workers_that_are_waited_for_keep_their_scheduler_awake(cli: Any, begin: Any, home: Any, tmp_path: Any) -> None:
     up = cli("up", "local", "--workers", 1, "--memory", "1GB", "--name", "brief", "--idle-timeout", "8s")
     assert up.returncode == 0

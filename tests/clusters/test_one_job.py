@@ -43,6 +43,7 @@ def test_the_script_of_launch_fits_on_several_nodes(jobs: Jobs, coefficients: li
     assert result["memory"]["limit"] == pytest.approx(limit, rel=0.01)
 
 
+@pytest.mark.full  # the script of launch/ is the same text
 def test_the_script_of_the_command_holds_its_fit(jobs: Jobs, clusterglm: Any, coefficients: list[float]) -> None:
     options = ("--workers", 4, "--memory", "600MB", "--walltime", "10min", "--partition", "debug", "--interface", "lo")
     options += ("--python", sys.executable, "--prologue", "export OPENBLAS_NUM_THREADS=5", "--scratch", jobs.folder)
@@ -61,7 +62,9 @@ def test_the_script_of_the_command_holds_its_fit(jobs: Jobs, clusterglm: Any, co
     ("arguments", "code", "words"),
     [
         (("newton", "--rows", "2e4", "--max-passes", "1", "--start", "null"), 3, "max_passes"),
-        (("newton", "--rows", "2e4", "--penalty", "l1"), 2, "newton needs a smooth penalty"),
+        pytest.param(
+            ("newton", "--rows", "2e4", "--penalty", "l1"), 2, "newton needs a smooth penalty", marks=pytest.mark.full
+        ),
         (("admm", "--data", "nowhere.parquet", "--target", "y", "--family", "binomial"), 5, "nowhere.parquet"),
         ((), 2, "usage: sbatch"),
     ],

@@ -77,6 +77,7 @@ def test_nodes_on_which_nothing_starts_end_the_job(jobs: PBSJobs, clusterglm: An
     assert "no worker is left: see" in jobs.said(job)
 
 
+@pytest.mark.full  # Slurm's test shows the same way out
 def test_a_job_that_is_deleted_leaves_a_checkpoint_and_goes_on(
     jobs: PBSJobs, clusterglm: Any, steps: Any, coefficients: list[float]
 ) -> None:
