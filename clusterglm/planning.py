@@ -243,8 +243,13 @@ def _read(file: Any, buffer: memoryview) -> float:
 
 
 def _resident() -> int:
+    """Return the bytes of this process, less what it keeps of the rows of an earlier fit (clusters/settings.py)."""
+    import ctypes
+
     import psutil
 
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
 
 
