@@ -33,6 +33,7 @@ def test_a_fit_waits_for_as_many_workers_as_it_needs(cli: Any, begin: Any, home:
     assert (lost.returncode, words.splitlines()[-1].endswith("the scheduler is gone")) == (4, True), words
 
 
+@pytest.mark.full  # test_slurm_faults keeps between two numbers too
 def test_a_fit_has_as_many_workers_as_it_may_and_gives_them_back(cli: Any, home: Any, tmp_path: Any) -> None:
     assert cli("up", "local", "--workers", 1, "--memory", "1GB", "--name", "grows").returncode == 0
     fit = ("fit", "admm", "--rows", "2e5", "--json", "--cluster", "grows")

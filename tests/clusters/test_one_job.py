@@ -118,6 +118,7 @@ def test_a_job_that_is_cancelled_leaves_a_checkpoint_and_nothing_running(jobs: J
     assert (jobs.run(job) / "checkpoint.npz").exists()
 
 
+@pytest.mark.full  # test_slurm_faults requeues too
 def test_a_job_that_is_requeued_goes_on(jobs: Jobs, steps: Any, coefficients: list[float]) -> None:
     job = jobs.submit(*SMALL, "--requeue", LAUNCH / "slurm.sbatch", steps.solver("admm"), *FIT[1:], **steps.env(hold=2))
     jobs.until(job, lambda: steps.reached(2) and (jobs.run(job) / "checkpoint.npz").exists())
