@@ -21,7 +21,7 @@ from clusterglm.glm.algebra import MOST_COLUMNS, aliased, definite
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.free_gap import Frame
-from clusterglm.glm.inference import Wanted, infer
+from clusterglm.glm.inference import Inference, Wanted, infer
 from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
@@ -103,22 +103,12 @@ def fit(
 
     largest = np.maximum(np.abs(scan.smallest), np.abs(scan.largest))
     certifier = Certifier(problem, largest[kept], scan.largest_offset, Frame.of(scan, kept))
-    certifier(point)  # whose Hessian then serves solvers that trace no point with one
-    told = limits.on_iteration
-    trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
-    varying = np.where(scan.constant, 0.0, scan.deviation)
-    stop = StoppingRule(trace, limits.tolerance, null_objective, varying[kept])
-    solution = solve(problem, point, solver, stop, trace)
-    trace.replace(trace.iterations[-1].certificate)  # with the passes of a search or a refinement that came after it
+    varying = np.where(scan.constant, 0.0, scan.deviation)[kept]
+    solution, stop, trace = search(problem, point, solver, certifier, limits, null_objective, varying, began)
     if pinned.size:
         solution = replace(solution, point=_unpinned(problem, solution.point, pinned, scan.largest))
 
-    inference = None
-    if wanted is not None and solution.status in ("optimal", "converged"):
-        try:
-            inference = infer(problem, solution.point, wanted, labels, kept, start.null)
-        except OutOfPasses:
-            notes.append(f"note: no pass is left for standard errors: more than --max-passes {limits.max_passes}")
+    inference = inferred(infer, problem, solution, wanted, labels, kept, start.null, notes)
     full = np.zeros(len(labels))
     full[kept] = solution.point.beta
     notes += stop.notes
@@ -214,6 +204,50 @@ def solve(problem: Problem, start: Point, solver: Solver, stop: StoppingRule, tr
         if not trace.iterations:
             raise
         return Solution(trace.iterations[-1].point, "interrupted")
+
+
+def search(
+    problem: Problem,
+    point: Point,
+    solver: Solver,
+    certifier: Certifier,
+    limits: Limits,
+    null_objective: float,
+    varying: Array,
+    began: float,
+) -> tuple[Solution, StoppingRule, Trace]:
+    """Return what the solver finds from ``point`` on, with the rule that has ended it and the trace of its points.
+
+    ``varying`` are the columns' standard deviations, 0 for constant ones; ``began`` is when the fit did.
+    """
+    certifier(point)  # whose Hessian then serves solvers that trace no point with one
+    told = limits.on_iteration
+    trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
+    stop = StoppingRule(trace, limits.tolerance, null_objective, varying)
+    solution = solve(problem, point, solver, stop, trace)
+    trace.replace(trace.iterations[-1].certificate)  # with the passes of a search or a refinement that came after it
+    return solution, stop, trace
+
+
+def inferred(
+    infer: Callable[[Problem, Point, Wanted, Sequence[str], NDArray[np.intp], Array], Inference],
+    problem: Problem,
+    solution: Solution,
+    wanted: Wanted | None,
+    names: Sequence[str],
+    kept: NDArray[np.intp],
+    null: Array,
+    notes: list[str],
+) -> Inference | None:
+    """Return what ``infer`` says of an answer, as ``inference.infer`` does; None where it is not wanted, or the passes
+    do not suffice, of which a note is made."""
+    if wanted is None or solution.status not in ("optimal", "converged"):
+        return None
+    try:
+        return infer(problem, solution.point, wanted, names, kept, null)
+    except OutOfPasses:
+        notes.append(f"note: no pass is left for standard errors: more than --max-passes {int(problem.limit)}")
+        return None
 
 
 def kept_columns(

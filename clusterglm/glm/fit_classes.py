@@ -17,17 +17,16 @@ from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.class_inference import infer_classes
-from clusterglm.glm.fit import evaluate, first_point, fit, kept_columns, restrict, separation_note, solve
+from clusterglm.glm.fit import evaluate, first_point, fit, inferred, kept_columns, restrict, search, separation_note
 from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.inference import Wanted
 from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty
-from clusterglm.glm.problem import Columns, OutOfPasses, Point, Problem, Recorded, Rows
+from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows
 from clusterglm.glm.scan import Scan, refuse
 from clusterglm.glm.softmax import Multinomial, class_weights, gauge
 from clusterglm.glm.solvers import Solver, refuse_classes
 from clusterglm.glm.start import Look, Start, first_every, look, sample_start
-from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]
 
@@ -93,20 +92,9 @@ def fit_classes(
     frame = Frame(each(scan.smallest), each(scan.largest), each(scan.mean), scan.target_sum / scan.weight)
     # Predictors round one by one: what an offset of K - 1 would add to the rounding of one.
     certifier = Certifier(problem, each(largest), K - 1.0, frame)
-    certifier(point)
-    told = limits.on_iteration
-    trace = Trace(problem, certifier, told and (lambda row: told(row, null_objective)), began)
-    varying = np.where(scan.constant, 0.0, scan.deviation)
-    stop = StoppingRule(trace, limits.tolerance, null_objective, each(varying))
-    solution = solve(problem, point, solver, stop, trace)
-    trace.replace(trace.iterations[-1].certificate)
-
-    inference = None
-    if wanted is not None and solution.status in ("optimal", "converged"):
-        try:
-            inference = infer_classes(problem, solution.point, wanted, labels, kept, start.null)
-        except OutOfPasses:
-            notes.append(f"note: no pass is left for standard errors: more than --max-passes {limits.max_passes}")
+    varying = each(np.where(scan.constant, 0.0, scan.deviation))
+    solution, stop, trace = search(problem, point, solver, certifier, limits, null_objective, varying, began)
+    inference = inferred(infer_classes, problem, solution, wanted, labels, kept, start.null, notes)
     full = np.zeros((K, p))
     full[:, kept] = solution.point.beta.reshape(K, -1)
     full[:, one.free] -= full[0, one.free]
