@@ -1,7 +1,11 @@
-"""Machines of EC2 that come up: waiting until each has workers, and what is said of those that never do."""
+"""Machines that come up: waiting for a scheduler's port, for EC2's until each has workers, and what is said of those
+that never do."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from clusterglm.clusters.cloud import api, fleet, workers
@@ -11,6 +15,27 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _CONSOLE_LINES = 15
+_LOOK_SECONDS = 2.0
+
+
+async def answers(address: str, seconds: float, look: Callable[[], Awaitable[object]]) -> bool:
+    """Return whether the port of ``tls://HOST:PORT`` answers within so many ``seconds``.
+
+    Meanwhile ``look`` is called every two seconds, and raises where there is nothing left to wait for.
+    """
+    host, port = address.split("://")[1].rsplit(":", 1)
+    until, looked = time.monotonic() + seconds, time.monotonic()
+    while time.monotonic() < until:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 3)
+            writer.close()
+            return True
+        except (OSError, TimeoutError):
+            await asyncio.sleep(0.2)
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            looked = time.monotonic()
+            await look()
+    return False
 
 
 def wait(ec2: Any, client: Client, name: str, machines: int, until: float) -> None:

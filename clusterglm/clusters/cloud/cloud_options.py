@@ -1,4 +1,4 @@
-"""What can be said of a cluster on any cloud but EC2, and what follows of it: machines, dollars, time that they buy."""
+"""What can be said of a cluster on any cloud, and what follows of it: machines, dollars, and the time that they buy."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ imports dask-cloudprovider, so it is imported inside functions only.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,6 @@ with mock.patch("dask.config.ensure_file"):  # its import would copy a template 
     from dask_cloudprovider.generic.vmcluster import SchedulerMixin, WorkerMixin
 
 _ADDRESS_SECONDS = 120.0
-_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -139,22 +139,13 @@ class Scheduler(SchedulerMixin, Machine):  # type: ignore[misc]
     async def wait_for_scheduler(self) -> None:
         """Wait until the port answers, or the machine has ended, or the time is over."""
         order: Order = self.cluster.order
-        host, port = (self.external_address or self.address).split("://")[1].rsplit(":", 1)
-        until = time.monotonic() + order.boot_seconds
+        address, limit = self.external_address or self.address, order.boot_seconds
         async with self.cluster.boto_session.create_client("ec2", region_name=self.region) as client:
-            looked = time.monotonic()
-            while time.monotonic() < until:
-                try:
-                    _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 3)
-                    writer.close()
-                    return
-                except (OSError, TimeoutError):
-                    await asyncio.sleep(0.2)
-                if time.monotonic() - looked > _LOOK_SECONDS:
-                    looked = time.monotonic()
-                    await self.look(client)
-            words = f"no scheduler at {host}:{port} after {order.boot_seconds:.0f} s"
-            raise ClusterError(self.name, None, boots.failed(words, (await self.failure(client)).partition("\n")[2]))
+            if not await boots.answers(address, limit, functools.partial(self.look, client)):
+                words = f"no scheduler at {address} after {limit:.0f} s"
+                raise ClusterError(
+                    self.name, None, boots.failed(words, (await self.failure(client)).partition("\n")[2])
+                )
 
 
 class Worker(WorkerMixin, Machine):  # type: ignore[misc]

@@ -36,7 +36,7 @@ def check(
         It would be refused. What cannot be looked at is told, and stops nobody.
     """
     permission(launcher, ec2, subnet, image)
-    scheduler, worker = launcher.types()
+    scheduler, worker = launcher.kinds()
     quotas = launcher.client("service-quotas")
     if launcher.spot:
         try:
@@ -60,7 +60,7 @@ def permission(launcher: Ec2, ec2: Any, subnet: Mapping[str, Any], image: Mappin
     kinds = ("instance", "volume", "network-interface")
     specifications = [{"ResourceType": kind, "Tags": api.tagged({api.CLUSTER: "doctor"})} for kind in kinds]
     request: dict[str, Any] = {"ImageId": image["ImageId"], "SubnetId": subnet["SubnetId"]}
-    request |= {"InstanceType": launcher.types()[1], "MinCount": 1, "MaxCount": 1}
+    request |= {"InstanceType": launcher.kinds()[1], "MinCount": 1, "MaxCount": 1}
     if launcher.key_name:
         request["KeyName"] = launcher.key_name
     if launcher.instance_profile:

@@ -7,7 +7,8 @@ this module imports dask-cloudprovider, so it is imported inside functions only.
 from __future__ import annotations
 
 import asyncio
-import time
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -18,8 +19,6 @@ from clusterglm.errors import ClusterError
 
 with mock.patch("dask.config.ensure_file"):  # its import would copy a template into the user's folder of settings
     from dask_cloudprovider.generic.vmcluster import SchedulerMixin, WorkerMixin
-
-_LOOK_SECONDS = 2.0
 
 
 class Cluster:
@@ -45,7 +44,7 @@ class Cluster:
 OPTIONS: dict[str, Any] = {"security": False, "protocol": "tls", "asynchronous": True, "shutdown_on_close": False}
 
 
-class Machine:
+class Machine(ABC):
     """Goes before a machine of dask-cloudprovider's: it has a time limit, and is left to whoever ends the cluster."""
 
     role = "worker"
@@ -59,11 +58,11 @@ class Machine:
         except TimeoutError as error:
             raise ClusterError(self.name, None, f"no address after {limit:.0f} s") from error  # type: ignore[attr-defined]
 
+    @abstractmethod
     async def born(self) -> tuple[str, str | None]:
         """Start the machine, as its cloud's own class does, without a limit."""
-        raise NotImplementedError
 
-    async def destroy_vm(self) -> None:
+    async def destroy_vm(self) -> None:  # noqa: B027  to do nothing is what it is for
         """Leave the machine: whoever meets an error ends all that is the cluster's."""
 
 
@@ -75,19 +74,10 @@ class OfScheduler(SchedulerMixin):  # type: ignore[misc]
     async def wait_for_scheduler(self) -> None:
         """Wait until the port answers, or the machine has ended, or the time is over."""
         order: Order = self.cluster.order
-        host, port = (self.external_address or self.address).split("://")[1].rsplit(":", 1)
-        until, looked = time.monotonic() + order.boot_seconds, time.monotonic()
-        while time.monotonic() < until:
-            try:
-                _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 3)
-                writer.close()
-                return
-            except (OSError, TimeoutError):
-                await asyncio.sleep(0.2)
-            if time.monotonic() - looked > _LOOK_SECONDS:
-                looked = time.monotonic()
-                await asyncio.to_thread(check_boot, self.cluster.provider, order.name, self.name)
-        raise ClusterError(self.name, None, f"no scheduler at {host}:{port} after {order.boot_seconds:.0f} s")
+        address, limit = self.external_address or self.address, order.boot_seconds
+        look = functools.partial(asyncio.to_thread, check_boot, self.cluster.provider, order.name, self.name)
+        if not await boots.answers(address, limit, look):
+            raise ClusterError(self.name, None, f"no scheduler at {address} after {limit:.0f} s")
 
 
 class OfWorkers(WorkerMixin):  # type: ignore[misc]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import ipaddress
-import math
 import os
 import secrets
 import shutil
@@ -22,15 +20,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clusterglm import __version__, config
+from clusterglm import __version__
 from clusterglm.clusters import registry, tls
 from clusterglm.clusters.cloud import api, boots, door, fleet, notice, policy, preflight, prices, rehearsal, userdata
 from clusterglm.clusters.cloud.ec2_options import Ec2Options
 from clusterglm.clusters.cloud.handover import hand_over
+from clusterglm.clusters.cloud.rented import Rented
 from clusterglm.clusters.cloud.workers import live_logs
 from clusterglm.clusters.connect import check_versions, connect, moved
-from clusterglm.clusters.launcher import Elsewhere, Entrance, Member, Plan, Record, Size, State
-from clusterglm.errors import ClusterError, UsageError, unknown
+from clusterglm.clusters.launcher import Elsewhere, Member, Plan, Record, Size, State
+from clusterglm.errors import ClusterError, unknown
 from clusterglm.units import format_size
 
 if TYPE_CHECKING:
@@ -42,29 +41,24 @@ _BOOT_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class Ec2(Ec2Options):
+class Ec2(Ec2Options, Rented):
     """Machines on Amazon EC2: one for the scheduler, and as many as asked for with a worker on each core."""
 
     target: ClassVar[str] = "ec2"
-    parts: ClassVar[str] = "machines"
 
     def plan(self, name: str, size: Size) -> Plan:
         """Return the machines, the rules, and what the machines run, the keys blanked."""
-        types, disk = self.types(), self.gigabytes()
+        types, disk = self.kinds(), self.gigabytes()
         machines = f"scheduler: {types[0]}, {disk} GB\nworkers: {size.workers} x {types[1]}, {disk} GB each"
         allowed = ", ".join(self.allow_cidr) or "your own address"
         rules = f"tcp {userdata.PORT} from {allowed}\neverything between the machines"
         rules += f"\ntcp {userdata.SSH_PORT} from your own address, while ssh or dashboard use it"
         rules += f"\ntcp 22 from {allowed}" if self.key_name else ""
-        idle = self.idle_timeout or config.get("idle-timeout")
-        guards = (
-            f"idle for {idle // 60} min, or {self.life(size.workers) // 60} min after the start, whatever comes first"
-        )
         region = self.priced_in()
         dollars, complete = self.rate(size.workers)
         cost = f"{prices.words(dollars, complete)} an hour in {region}"
-        cost += f", {prices.words(dollars * self.life(size.workers) / 3600, complete)} at most\n{prices.source(region)}"
-        steps = {"machines": machines, "cost": cost, api.group_name(name): rules, "end": guards}
+        cost += f", {prices.words(dollars * self.life(size.workers) / 3600, complete)} at most\n{self.source()}"
+        steps = {"machines": machines, "cost": cost, api.group_name(name): rules, "end": self.end_words(size.workers)}
         for role in (fleet.SCHEDULER, "worker"):
             text = userdata.script(
                 self._boot(name, role, 0, f"tls://PRIVATE-ADDRESS:{userdata.PORT}", self.life(size.workers))
@@ -152,10 +146,6 @@ class Ec2(Ec2Options):
             return "gone"
         return "starting" if found["State"]["Name"] == "pending" else record.state
 
-    def obituary(self, record: Record) -> str:  # noqa: ARG002
-        """Return what ends a cluster by itself."""
-        return "its machines have ended, idle or at the end of their life"
-
     def members(self, record: Record) -> list[Member]:
         """Return the machines, with EC2's own reason where one is not well."""
         return [
@@ -183,8 +173,10 @@ class Ec2(Ec2Options):
             free = (number for number in range(workers + len(present)) if number not in present)
             new = [number for number, _ in zip(free, range(workers - len(present)), strict=False)]
             if new:
-                self._check_money(found, workers)
-                preflight.room(ec2, self.client("service-quotas"), [self.types()[1]] * len(new))
+                begun = min(datetime.fromisoformat(str(item["LaunchTime"])) for item in found)
+                ends = fleet.time_of(api.tags(found[0])[api.EXPIRES]) or begun
+                self._check_money(begun, ends, len(found) - 1, workers)
+                preflight.room(ec2, self.client("service-quotas"), [self.kinds()[1]] * len(new))
                 scheduler = next(item for item in found if fleet.role(item) == fleet.SCHEDULER)
                 self._grow(ec2, record, scheduler, new)
             boots.wait(ec2, client, record.name, workers, until)
@@ -203,12 +195,6 @@ class Ec2(Ec2Options):
             path.write_text(live.get(role) or api.console(ec2, item["InstanceId"]), encoding="utf-8")
             yield role, path
 
-    def stop(self, record: Record) -> int:
-        """End every machine that carries the cluster's tag, its group and disks, and wait until they are gone."""
-        ended = 0 if self._outside() else self.clear(record.name)
-        shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
-        return ended
-
     def clear(self, name: str) -> int:
         """End whatever carries the cluster's tag in the region, and wait until it is gone."""
         return api.end(self._ec2(), name)
@@ -219,15 +205,9 @@ class Ec2(Ec2Options):
         fake = {} if rehearsal.inside() or rehearsal.process() is None else {"rehearsal": Ec2(fake=True)}
         return {region: dataclasses.replace(self, region=region) for region in regions} | fake
 
-    def shut_out(self, record: Record) -> str:
-        """Return the caller's address and those that may reach the scheduler, where his is not among them."""
-        if self.private or self._outside():
-            return ""
-        here = ipaddress.IPv4Network(api.own_address())
-        open_to = [each for group in api.groups(self._ec2(), record.name) for each in api.let_in(group, userdata.PORT)]
-        if any(here.subnet_of(ipaddress.IPv4Network(each)) for each in open_to):
-            return ""
-        return f"its wall is open to {', '.join(open_to) or 'nobody'}, and your address is {here.network_address} now"
+    def admitted(self, name: str) -> list[str]:
+        """Return the addresses that may reach a cluster's scheduler."""
+        return [each for group in api.groups(self._ec2(), name) for each in api.let_in(group, userdata.PORT)]
 
     def let_in(self, record: Record) -> str:
         """Open the scheduler's port to the caller's address and to those that were named, and to no others."""
@@ -262,14 +242,6 @@ class Ec2(Ec2Options):
                 by_name.setdefault(api.tags(item)[api.CLUSTER], []).append(item)
         return {name: why for name, found in sorted(by_name.items()) if (why := fleet.overdue(found))}
 
-    def entrance(self, begin: bool = False) -> Entrance | None:
-        """Return the way into the rehearsal, for commands outside of it."""
-        return rehearsal.entrance(self.target, begin) if self.fake else None
-
-    def _outside(self) -> bool:
-        """Return whether it is rehearsed, and this is not the rehearsal."""
-        return bool(self.fake) and not rehearsal.inside()
-
     def _places(self) -> list[Ec2]:
         """Return where to look for a cluster of which nothing is known: in a rehearsal, and in the user's region."""
         if self._outside():
@@ -300,7 +272,7 @@ class Ec2(Ec2Options):
 
     def place(self, ec2: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the subnets where the machines may be, and their image, as EC2 shows them."""
-        return api.subnets(ec2, self.zone, self.subnet), api.image(ec2, self.client("ssm"), self.types()[1], self.image)
+        return api.subnets(ec2, self.zone, self.subnet), api.image(ec2, self.client("ssm"), self.kinds()[1], self.image)
 
     def policy(self) -> dict[str, Any]:
         """Return the least rights that it needs, as a policy of IAM."""
@@ -317,22 +289,6 @@ class Ec2(Ec2Options):
 
     def _machines(self, name: str) -> Sequence[Mapping[str, Any]]:
         return fleet.machines(fleet.rehearsed(name)) if self._outside() else api.machines(self._ec2(), name)
-
-    def _check_money(self, found: Sequence[Mapping[str, Any]], workers: int) -> None:
-        """Refuse to grow where the machines, which know only when to end, would then cost more than allowed."""
-        if self.max_cost is None:
-            return
-        begun = min(datetime.fromisoformat(str(item["LaunchTime"])) for item in found)
-        now, ends = datetime.now(UTC), fleet.time_of(api.tags(found[0])[api.EXPIRES]) or begun
-        spent = self.rate(len(found) - 1)[0] * (now - begun).total_seconds() / 3600
-        total = spent + self.rate(workers)[0] * (ends - now).total_seconds() / 3600
-        if total > self.max_cost:
-            cure = f"{workers} workers until {ends:%H:%M} UTC would come to ${total:.2f}: fewer, or a new cluster"
-            raise UsageError("--max-cost", f"${self.max_cost:.2f}", cure)
-
-    def hourly(self, record: Record) -> tuple[float, bool]:
-        """Return the dollars of an hour of a cluster as it is, and whether that is all of it."""
-        return self.rate(record.workers)
 
     def _record(
         self, name: str, found: Sequence[Mapping[str, Any]], options: Mapping[str, Any], details: Mapping[str, Any]
@@ -352,22 +308,6 @@ class Ec2(Ec2Options):
             details=dict(details),
         )
 
-    def _boot(self, name: str, role: Any, number: int, address: str, seconds: float) -> userdata.Boot:
-        from clusterglm.clusters.cloud import environment
-
-        return userdata.Boot(
-            cluster=name,
-            role=role,
-            number=number,
-            minutes=max(1, math.ceil(seconds / 60)),
-            idle=self.idle_timeout or config.get("idle-timeout"),
-            address=address,
-            python=environment.python(),
-            packages=() if self.installed else environment.packages(),
-            first=self.first,
-            noted={"cluster": name, "options": _given(self)} if role == fleet.SCHEDULER else {"cluster": name},
-        )
-
     def _order(self, ec2: Any, name: str, keys: Path, tags: Mapping[str, str], **given: Any) -> Order:
         from clusterglm.clusters.cloud.ec2_cluster import Order
 
@@ -378,7 +318,7 @@ class Ec2(Ec2Options):
             left = (ends - datetime.now(UTC)).total_seconds()
             return userdata.script(self._boot(name, role, number, address, left), content)
 
-        types = self.types()
+        types = self.kinds()
         return Order(
             name=name,
             region=ec2.meta.region_name,
@@ -432,11 +372,6 @@ class Ec2(Ec2Options):
             if why := self.shut_out(record):
                 raise moved(record, why) from error
             raise
-
-
-def _given(launcher: Ec2) -> dict[str, Any]:
-    """Return the options that were given: what the machines note for later commands."""
-    return {key: value for key, value in dataclasses.asdict(launcher).items() if value not in (None, ())}
 
 
 def _keys_folder(name: str) -> Path:

@@ -12,14 +12,13 @@ import contextlib
 import dataclasses
 import functools
 import hmac
-import ipaddress
 import json
-import math
 import os
 import re
 import shutil
 import socket
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,12 +29,12 @@ from clusterglm import __version__
 from clusterglm.clusters import registry, tls
 from clusterglm.clusters.cloud import door, fleet, prices, rehearsal, userdata, workers
 from clusterglm.clusters.cloud.api import own_address
-from clusterglm.clusters.cloud.cloud_options import CloudOptions
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server, overdue
+from clusterglm.clusters.cloud.rented import Rented
 from clusterglm.clusters.connect import check_versions
-from clusterglm.clusters.launcher import Entrance, Member, Plan, Record, Size, State, configured
-from clusterglm.errors import ClusterError, UsageError, unknown
+from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, configured
+from clusterglm.errors import ClusterError, unknown
 from clusterglm.units import format_size
 
 _BOOT_SECONDS = 600
@@ -44,26 +43,25 @@ _OWN_ADDRESS = "YOUR-ADDRESS/32"  # as plans show it
 
 
 @dataclass(frozen=True)
-class OnCloud(CloudOptions):
-    """Machines in a cloud: one for the scheduler, and as many as asked for with a worker on each core."""
+class OnCloud(Rented):
+    """Machines in a cloud that its provider's calls make."""
 
+    @abstractmethod
     def provider(self) -> Provider:
         """Return the cloud, as the user's credentials open it. Raises ClusterError where there are none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def here(self) -> bool:
         """Return whether there is a cloud to be asked: its user has credentials for it."""
-        raise NotImplementedError
 
     def plan(self, name: str, size: Size) -> Plan:
         """Return the machines, the guards, the requests, and what the machines run, the keys blanked."""
         scheduler, worker = self.kinds()
         life, rate = self.life(size.workers), self.rate(size.workers)
-        idle = f"idle for {self.idle() // 60} min, or {life // 60} min after the start, whatever comes first"
         steps = {
             "machines": f"scheduler: {scheduler}\nworkers: {size.workers} x {worker}",
             "cost": f"{prices.words(*rate)} an hour\n{self.source()}",
-            "end": f"{idle}\n{self.halted}",
+            "end": f"{self.end_words(size.workers)}\n{self.halted}",
         }
         order, provider = self._order(name, {}, None, float(life)), self.offline()
         ranges = self.allow_cidr or (() if self.private else (_OWN_ADDRESS,))
@@ -75,9 +73,9 @@ class OnCloud(CloudOptions):
             steps[f"{role}: user data, {format_size(len(text))}"] = text
         return Plan(name, self.target, size, steps, options=dataclasses.asdict(self))
 
+    @abstractmethod
     def offline(self) -> Any:
         """Return what makes up requests, for which no credentials are needed."""
-        raise NotImplementedError
 
     def launch(
         self,
@@ -167,10 +165,6 @@ class OnCloud(CloudOptions):
             return "gone"
         return record.state if found.private or found.public else "starting"
 
-    def obituary(self, record: Record) -> str:  # noqa: ARG002
-        """Return what ends a cluster by itself."""
-        return "its machines have ended, idle or at the end of their life"
-
     def members(self, record: Record) -> list[Member]:
         """Return the machines, with the cloud's own word for the state of each."""
         return [
@@ -192,7 +186,9 @@ class OnCloud(CloudOptions):
             if new := [number for number, _ in zip(free, range(count - len(present)), strict=False)]:
                 scheduler = next(server for server in found if server.role == fleet.SCHEDULER)
                 whole: OnCloud = configured(type(self), **workers.options(client))
-                whole._check_money(found, count)
+                begun = min(datetime.fromisoformat(server.born) for server in found)
+                known = filter(None, (fleet.time_of(server.tags.get("expires", "")) for server in found))
+                whole._check_money(begun, max(known, default=datetime.now(UTC)), len(found) - 1, count)
                 whole._grow(provider, record, scheduler, new)
             self._await(provider, client, record.name, count, until)
         finally:
@@ -207,12 +203,6 @@ class OnCloud(CloudOptions):
             path = folder / f"{server.part}.log"
             path.write_text(live.get(server.part) or self.provider().console(server), encoding="utf-8")
             yield server.part, path
-
-    def stop(self, record: Record) -> int:
-        """End every machine of the cluster, and its wall, and wait until they are gone."""
-        ended = 0 if self._outside() else self.clear(record.name)
-        shutil.rmtree(registry.run_folder(record.name), ignore_errors=True)
-        return ended
 
     def clear(self, name: str) -> int:
         """End every machine of a cluster, and its wall, with no record of it, and wait until they are gone."""
@@ -234,23 +224,9 @@ class OnCloud(CloudOptions):
                 by_name.setdefault(server.cluster, []).append(server)
         return {name: why for name, found in sorted(by_name.items()) if (why := overdue(found))}
 
-    def entrance(self, begin: bool = False) -> Entrance | None:
-        """Return the way into the rehearsal, for commands outside of it."""
-        return rehearsal.entrance(self.target, begin) if self.fake else None
-
-    def hourly(self, record: Record) -> tuple[float, bool]:
-        """Return the dollars of an hour of a cluster as it is, and whether that is all of it."""
-        return self.rate(record.workers)
-
-    def shut_out(self, record: Record) -> str:
-        """Return the caller's address and those that may reach the scheduler, where his is not among them."""
-        if self.private or self._outside():
-            return ""
-        here = ipaddress.IPv4Network(own_address())
-        open_to = self.provider().admitted(record.name, userdata.PORT)
-        if any(here.subnet_of(ipaddress.IPv4Network(each)) for each in open_to):
-            return ""
-        return f"its wall is open to {', '.join(open_to) or 'nobody'}, and your address is {here.network_address} now"
+    def admitted(self, name: str) -> list[str]:
+        """Return the addresses that may reach a cluster's scheduler."""
+        return list(self.provider().admitted(name, userdata.PORT))
 
     def let_in(self, record: Record) -> str:
         """Open the scheduler's port to the caller's address and to those that were named, and to no others."""
@@ -274,10 +250,6 @@ class OnCloud(CloudOptions):
             yield functools.partial(door.command, Path(record.details["keys"]), address)
         finally:
             provider.admit(record.name, port, sorted(set(provider.admitted(record.name, port)) - mine))
-
-    def _outside(self) -> bool:
-        """Return whether it is rehearsed, and this is not the rehearsal."""
-        return bool(self.fake) and not rehearsal.inside()
 
     def _answers(self) -> bool:
         """Return whether there is a cloud to be asked: a fake in a rehearsal, or the user's own."""
@@ -308,35 +280,6 @@ class OnCloud(CloudOptions):
             return userdata.script(self._boot(name, role, number, address, ends - time.monotonic()), content)
 
         return Order(name, self.asked(), self.kinds(), tags, script, life, boot_seconds, bool(self.private))
-
-    def _boot(self, name: str, role: Any, number: int, address: str, seconds: float) -> userdata.Boot:
-        from clusterglm.clusters.cloud import environment
-
-        given = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
-        return userdata.Boot(
-            cluster=name,
-            role=role,
-            number=number,
-            minutes=max(1, math.ceil(seconds / 60)),
-            idle=self.idle(),
-            address=address,
-            python=environment.python(),
-            packages=() if self.installed else environment.packages(),
-            first=self.first,
-            noted={"cluster": name, "options": given} if role == fleet.SCHEDULER else {"cluster": name},
-        )
-
-    def _check_money(self, found: Sequence[Server], count: int) -> None:
-        """Refuse to grow where the machines, which know only when to end, would then cost more than allowed."""
-        if self.max_cost is None:
-            return
-        now, begun = datetime.now(UTC), min(datetime.fromisoformat(server.born) for server in found)
-        ends = max((time for server in found if (time := fleet.time_of(server.tags.get("expires", "")))), default=now)
-        spent = self.rate(len(found) - 1)[0] * (now - begun).total_seconds() / 3600
-        total = spent + self.rate(count)[0] * (ends - now).total_seconds() / 3600
-        if total > self.max_cost:
-            cure = f"{count} workers until {ends:%H:%M} UTC would come to ${total:.2f}: fewer, or a new cluster"
-            raise UsageError("--max-cost", f"${self.max_cost:.2f}", cure)
 
     def _grow(self, provider: Provider, record: Record, scheduler: Server, numbers: Sequence[int]) -> None:
         """Start machines like those that are there; on any error end them again."""

@@ -6,6 +6,7 @@ of a network that was just made) stands there in capitals.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -64,13 +65,13 @@ class OnPaper(OnCloud):
         name = f"dask-{order.name}-" + ("scheduler" if role == "scheduler" else "worker-0")
         return self.machine(order, name, order.kinds[role != "scheduler"], order.script(role, 0, PLANNED))
 
+    @abstractmethod
     def wall(self, name: str, ranges: list[str], ports: list[int]) -> list[Request]:
         """Return the requests for the cluster's firewall."""
-        raise NotImplementedError
 
+    @abstractmethod
     def machine(self, order: Order, name: str, kind: str, script: str) -> list[Request]:
         """Return the requests for a machine of this name and type that runs a script."""
-        raise NotImplementedError
 
 
 def labels(order: Order, name: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,7 +15,7 @@ Answer = tuple[int, Any]  # a status, and what is sent as JSON, None for nothing
 Route = Callable[..., Answer]
 
 
-class Server:
+class Server(ABC):
     """Answers requests by ``routes``: a method and a pattern of paths, and who answers it.
 
     Whoever answers gets the words of the pattern's groups, and ``query`` and ``body``. One request at a time, because
@@ -68,13 +69,13 @@ class Server:
                     return route(*match.groups(), query=query, body=body)
         return self.unknown(path)
 
+    @abstractmethod
     def refusal(self, path: str, headers: Mapping[str, str]) -> Answer | None:
         """Return the answer to a request without the right credentials, None where they are right."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unknown(self, path: str) -> Answer:
         """Return the answer for a path that leads nowhere."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End the server."""
