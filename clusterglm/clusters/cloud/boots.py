@@ -3,7 +3,6 @@ that never do."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ async def answers(address: str, seconds: float, look: Callable[[], Awaitable[obj
 
     Meanwhile ``look`` is called every two seconds, and raises where there is nothing left to wait for.
     """
+    import asyncio  # not needed to refuse a command line
+
     host, port = address.split("://")[1].rsplit(":", 1)
     until, looked = time.monotonic() + seconds, time.monotonic()
     while time.monotonic() < until:
