@@ -17,7 +17,7 @@ import numpy as np
 
 from clusterglm.errors import DataError, UsageError, quoted, unknown
 from clusterglm.glm.families import get_family
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,7 +18,7 @@ from clusterglm.data.rows import Here
 from clusterglm.errors import UsageError
 from clusterglm.fitting import _Fitting, conduct
 from clusterglm.glm.model import Fit, Limits
-from clusterglm.glm.path import FOLDS, Grid, Path, fit_path
+from clusterglm.glm.paths.path import FOLDS, Grid, Path, fit_path
 from clusterglm.glm.start import Look, look
 from clusterglm.here import request_here
 from clusterglm.progress import Progress

@@ -25,16 +25,16 @@ from clusterglm.data.forecast import Forecast, Speeds, Work, forecast, typical
 from clusterglm.data.stream import Stream
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS
+from clusterglm.glm.families.softmax import Multinomial
 from clusterglm.glm.sample import sample_rows
 from clusterglm.glm.scan import scan
-from clusterglm.glm.softmax import Multinomial
 from clusterglm.glm.start import first_every
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from clusterglm.data.sources import Source
-    from clusterglm.glm.family import Family
+    from clusterglm.glm.families.family import Family
     from clusterglm.glm.solvers import Solver
     from clusterglm.request import Request
 

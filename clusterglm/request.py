@@ -17,7 +17,7 @@ from clusterglm.errors import UsageError, unknown
 from clusterglm.units import parse_count
 
 if TYPE_CHECKING:
-    from clusterglm.glm.family import Family
+    from clusterglm.glm.families.family import Family
     from clusterglm.glm.model import Model
     from clusterglm.glm.solvers import Solver
     from clusterglm.glm.trace import Tolerance

@@ -13,10 +13,10 @@ from clusterglm.data.rows import Rows
 from clusterglm.errors import DataError
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.inference import Wanted
+from clusterglm.glm.inference.theta import fit_theta
 from clusterglm.glm.model import STARTS, Fit, Limits, Model
 from clusterglm.glm.problem import Problem, Recorded
 from clusterglm.glm.start import Look
-from clusterglm.glm.theta import fit_theta
 from clusterglm.glm.trace import Iteration
 from clusterglm.model import FittedModel, load_model
 from clusterglm.progress import Progress

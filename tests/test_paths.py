@@ -13,7 +13,7 @@ import pytest
 
 import clusterglm
 from clusterglm.errors import UsageError
-from clusterglm.glm.path import Grid
+from clusterglm.glm.paths.path import Grid
 from clusterglm.report.path import render
 from clusterglm.run_folder import plain
 

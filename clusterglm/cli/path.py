@@ -52,7 +52,7 @@ def _command(name: str, more: dict[str, Parameter]) -> Callable[..., None]:
 
 def _run(name: str, words: dict[str, Any]) -> None:
     from clusterglm.cli.progress import Display
-    from clusterglm.glm.path import FOLDS, SMALLEST, STRENGTHS, Grid
+    from clusterglm.glm.paths.path import FOLDS, SMALLEST, STRENGTHS, Grid
     from clusterglm.paths import cv, path
     from clusterglm.request import OPTIONS
     from clusterglm.run_folder import plain, shell_word

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from clusterglm.cli import output
-from clusterglm.clusters.cloud import api
 from clusterglm.clusters.cloud import prices as known
+from clusterglm.clusters.cloud.ec2 import api
 from clusterglm.clusters.cloud.fakes.ec2 import REGION
 from clusterglm.clusters.cloud.options import region as checked
 
@@ -24,9 +24,9 @@ def register(app: typer.Typer) -> None:
         """Print what an hour of a machine costs, of the size large; all sizes are multiples of it."""
         chosen = checked(region, "--region") if region else api.region_of(None, profile) or REGION
         if update:
-            from clusterglm.clusters.cloud import pricing
+            from clusterglm.clusters.cloud.prices import amazon
 
-            found = pricing.large(api.client(pricing.REGION, profile, "pricing"), chosen)
+            found = amazon.large(api.client(amazon.REGION, profile, "pricing"), chosen)
             output.note(f"{len(found)} prices of {chosen} kept in {known.keep(chosen, found)}")
         table = known.table(chosen)
         if json_:

@@ -12,7 +12,7 @@ from typing import Any
 
 from clusterglm.clusters import checks
 from clusterglm.clusters.checks import Finding
-from clusterglm.clusters.cloud import preflight
+from clusterglm.clusters.cloud.ec2 import preflight
 from clusterglm.clusters.hosts import agent, fitness, reach
 from clusterglm.clusters.launcher import Size
 from clusterglm.clusters.targets.ansible import Ansible, playbooks

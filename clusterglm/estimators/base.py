@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from clusterglm.data.rows import from_arrays
 from clusterglm.errors import DataError, UsageError
 from clusterglm.estimators.lazy import apply, as_array, data_of, is_dask, together
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 from clusterglm.model import FittedModel
 
 _WORDS = {

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS, aliased, definite
-from clusterglm.glm.certificate import Certifier
 from clusterglm.glm.families import FAMILIES
-from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.inference import Inference, Wanted, infer
 from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import OutOfPasses, Point, Problem, Recorded, Rows, Solution
+from clusterglm.glm.proof.certificate import Certifier
+from clusterglm.glm.proof.free_gap import Frame
 from clusterglm.glm.refine import refine
 from clusterglm.glm.scan import Scan, refuse
 from clusterglm.glm.solvers import Solver, for_columns

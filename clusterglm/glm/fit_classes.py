@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.algebra import MOST_COLUMNS
-from clusterglm.glm.certificate import Certifier
-from clusterglm.glm.class_inference import infer_classes
+from clusterglm.glm.families.softmax import Multinomial, class_weights, gauge
 from clusterglm.glm.fit import evaluate, first_point, fit, inferred, kept_columns, restrict, search, separation_note
-from clusterglm.glm.free_gap import Frame
 from clusterglm.glm.inference import Wanted
+from clusterglm.glm.inference.classes import infer_classes
 from clusterglm.glm.model import LEAST_PASSES, Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Columns, Point, Problem, Recorded, Rows
+from clusterglm.glm.proof.certificate import Certifier
+from clusterglm.glm.proof.free_gap import Frame
 from clusterglm.glm.scan import Scan, refuse
-from clusterglm.glm.softmax import Multinomial, class_weights, gauge
 from clusterglm.glm.solvers import Solver, refuse_classes
 from clusterglm.glm.start import Look, Start, first_every, look, sample_start
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm import softmax
-from clusterglm.glm.family import Family
+from clusterglm.glm.families import softmax
+from clusterglm.glm.families.family import Family
 
 Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 
 Array = NDArray[np.float64]
 _LATE = 2.0  # times as long as the quickest half of the rows

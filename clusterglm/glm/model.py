@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.errors import DataError, UsageError, quoted, unknown
-from clusterglm.glm.certificate import Certificate
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 from clusterglm.glm.inference import Inference
 from clusterglm.glm.lanes import Round
 from clusterglm.glm.penalties import PENALTIES, Penalty, elastic_net
 from clusterglm.glm.problem import Problem
+from clusterglm.glm.proof.certificate import Certificate
 from clusterglm.glm.trace import Iteration, Tolerance
 
 Array = NDArray[np.float64]

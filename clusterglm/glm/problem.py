@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 from clusterglm.glm.lanes import Lanes, Round
 from clusterglm.glm.penalties import Penalty
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.errors import DataError
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 from clusterglm.glm.kernels import Block, is_sparse
 
 if TYPE_CHECKING:

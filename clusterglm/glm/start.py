@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import DataError
 from clusterglm.glm import kernels
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 from clusterglm.glm.kernels import Block
 from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.problem import Problem, Rows

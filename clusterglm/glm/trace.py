@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.problem import Point, Problem, Solution
-from clusterglm.glm.separation import MOST_SEARCH, SEARCH, direction_of_recession
+from clusterglm.glm.proof.certificate import Certificate, Certifier
+from clusterglm.glm.proof.separation import MOST_SEARCH, SEARCH, direction_of_recession
 
 Array = NDArray[np.float64]
 _SUSPECT = 15.0  # |beta_j| sd_j beyond which separation is looked for

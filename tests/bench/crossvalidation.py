@@ -20,7 +20,7 @@ from clusterglm.data.synthetic import Synthetic
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Limits, Model
-from clusterglm.glm.path import Grid, fit_path
+from clusterglm.glm.paths.path import Grid, fit_path
 from clusterglm.glm.solvers import get_solver
 from clusterglm.units import parse_count
 

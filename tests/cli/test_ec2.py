@@ -17,7 +17,8 @@ from hosts import ec2, killing
 
 import clusterglm as package
 from clusterglm.clusters import tls
-from clusterglm.clusters.cloud import policy, rehearsal
+from clusterglm.clusters.cloud import rehearsal
+from clusterglm.clusters.cloud.ec2 import policy
 from clusterglm.data.sources import local_rows
 from clusterglm.data.synthetic import Synthetic
 

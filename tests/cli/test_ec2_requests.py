@@ -16,7 +16,8 @@ from urllib.request import urlopen
 import pytest
 
 from clusterglm.clusters import tls
-from clusterglm.clusters.cloud import api, fleet
+from clusterglm.clusters.cloud import fleet
+from clusterglm.clusters.cloud.ec2 import api
 
 pytestmark = pytest.mark.slow
 Cli = Callable[..., Any]

@@ -10,7 +10,7 @@ import statsmodels.api as sm
 from scipy.special import ndtr
 
 from clusterglm.glm.families import get_family
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 
 links = sm.families.links
 POWER, THETA = 1.4, 2.5

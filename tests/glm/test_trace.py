@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clusterglm.glm.certificate import Certificate, Certifier
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Problem, Solution
+from clusterglm.glm.proof.certificate import Certificate, Certifier
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.glm.trace import Iteration, StoppingRule, Tolerance, Trace
 

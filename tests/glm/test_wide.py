@@ -13,11 +13,12 @@ from scipy import sparse
 
 import clusterglm
 from clusterglm.errors import DataError, UsageError
-from clusterglm.glm import certificate, fit, scan, separation
+from clusterglm.glm import fit, scan
 from clusterglm.glm import solvers as solvers_
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.penalties import PENALTIES
 from clusterglm.glm.problem import Problem
+from clusterglm.glm.proof import certificate, separation
 from clusterglm.glm.solvers import SOLVERS
 
 TIGHT = {"tol": 1e-7}

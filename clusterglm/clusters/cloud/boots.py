@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from clusterglm.clusters.cloud import api, fleet, workers
+from clusterglm.clusters.cloud import fleet, workers
+from clusterglm.clusters.cloud.ec2 import api
 from clusterglm.errors import ClusterError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterglm.clusters import tls
-from clusterglm.clusters.cloud import api
+from clusterglm.clusters.cloud.ec2 import api
 from clusterglm.clusters.cloud.userdata import SSH_PORT
 from clusterglm.errors import ClusterError
 

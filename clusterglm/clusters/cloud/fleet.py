@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from clusterglm.clusters.cloud import api, rehearsal
+from clusterglm.clusters.cloud import rehearsal
+from clusterglm.clusters.cloud.ec2 import api
 
 SCHEDULER = "scheduler"
 BORN = ("pending", "running")

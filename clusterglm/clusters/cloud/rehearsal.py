@@ -196,7 +196,7 @@ def _serve(folder: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # where ip(8) keeps its namespaces
     check_fence()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    from clusterglm.clusters.cloud.booter import Booter
+    from clusterglm.clusters.cloud.fakes.booter import Booter
 
     booter, fakes = Booter(folder), dict[str, Fake]()
     linger = float(os.environ.get(_LINGER, "60"))

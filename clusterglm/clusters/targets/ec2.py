@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clusterglm import __version__
 from clusterglm.clusters import registry, tls
-from clusterglm.clusters.cloud import api, boots, door, fleet, notice, policy, preflight, prices, rehearsal, userdata
-from clusterglm.clusters.cloud.ec2_options import Ec2Options
+from clusterglm.clusters.cloud import boots, door, fleet, notice, prices, rehearsal, userdata
+from clusterglm.clusters.cloud.ec2 import api, policy, preflight
+from clusterglm.clusters.cloud.ec2.options import Ec2Options
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.cloud.rented import Rented
 from clusterglm.clusters.cloud.workers import live_logs
@@ -35,7 +36,7 @@ from clusterglm.units import format_size
 if TYPE_CHECKING:
     from distributed import Client
 
-    from clusterglm.clusters.cloud.ec2_cluster import Order
+    from clusterglm.clusters.cloud.ec2.cluster import Order
 
 _BOOT_SECONDS = 600
 
@@ -108,13 +109,13 @@ class Ec2(Ec2Options, Rented):
         order = self._order(ec2, plan.name, keys, tags, **place, boot_seconds=limit, tell=tell)
         import asyncio  # not needed to refuse a command line
 
-        from clusterglm.clusters.cloud import ec2_cluster
+        from clusterglm.clusters.cloud.ec2.cluster import start_scheduler, start_workers
 
-        private, public, subnet = asyncio.run(ec2_cluster.start_scheduler(order))
+        private, public, subnet = asyncio.run(start_scheduler(order))
         record = dataclasses.replace(record, address=public or private)
         save(record)
         order = dataclasses.replace(order, subnets=fleet.nearest(subnets, subnet))
-        asyncio.run(ec2_cluster.start_workers(order, private, range(plan.size.workers)))
+        asyncio.run(start_workers(order, private, range(plan.size.workers)))
         client = self._connected(record, max(1.0, until - time.monotonic()), allow_version_mismatch=True)
         try:
             hand_over(client)
@@ -309,7 +310,7 @@ class Ec2(Ec2Options, Rented):
         )
 
     def _order(self, ec2: Any, name: str, keys: Path, tags: Mapping[str, str], **given: Any) -> Order:
-        from clusterglm.clusters.cloud.ec2_cluster import Order
+        from clusterglm.clusters.cloud.ec2.cluster import Order
 
         content = {file: (keys / file).read_text() for file in tls.FILES}
         ends = fleet.time_of(tags[api.EXPIRES]) or datetime.now(UTC)
@@ -340,7 +341,7 @@ class Ec2(Ec2Options, Rented):
         """Start machines like those that are there; on any error end them again."""
         import asyncio  # not needed to refuse a command line
 
-        from clusterglm.clusters.cloud import ec2_cluster
+        from clusterglm.clusters.cloud.ec2.cluster import start_workers
 
         tags = {key: value for key, value in api.tags(scheduler).items() if key.startswith("clusterglm:")}
         with api.told("--image", scheduler["ImageId"]):
@@ -352,7 +353,7 @@ class Ec2(Ec2Options, Rented):
         order = self._order(ec2, record.name, Path(record.details["keys"]), tags, **place)
         address = f"tls://{scheduler['PrivateIpAddress']}:{userdata.PORT}"
         try:
-            asyncio.run(ec2_cluster.start_workers(order, address, numbers))
+            asyncio.run(start_workers(order, address, numbers))
         except BaseException:
             found = api.machines(ec2, record.name)
             new = [

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from clusterglm.clusters import words
-from clusterglm.clusters.cloud import gcp_prices, rehearsal
 from clusterglm.clusters.cloud import options as of
+from clusterglm.clusters.cloud import rehearsal
+from clusterglm.clusters.cloud.prices import gcp as list_prices
 from clusterglm.clusters.cloud.provider import Provider
 from clusterglm.clusters.launcher import option
 from clusterglm.clusters.targets.oncloud import OnCloud
@@ -80,11 +81,11 @@ class Gcp(OnCloud):
 
     def price(self, kind: str) -> float | None:
         """Return the dollars of an hour of a machine and its disk, None where nobody knows."""
-        return gcp_prices.hourly(kind, self._zone().rpartition("-")[0], int(self.value("disk")))
+        return list_prices.hourly(kind, self._zone().rpartition("-")[0], int(self.value("disk")))
 
     def source(self) -> str:
         """Return where the prices are from."""
-        return gcp_prices.source()
+        return list_prices.source()
 
     def _project(self) -> str | None:
         return self.project or _first(_PROJECTS)

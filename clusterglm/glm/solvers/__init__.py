@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clusterglm.errors import UsageError, unknown
 from clusterglm.glm.algebra import MOST_COLUMNS
-from clusterglm.glm.family import Family
+from clusterglm.glm.families.family import Family
 from clusterglm.glm.problem import Point, Problem, Solution
 from clusterglm.glm.solvers.admm import admm
 from clusterglm.glm.solvers.async_admm import approach as consensus_of_prompt

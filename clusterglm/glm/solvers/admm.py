@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import scales
+from clusterglm.glm.penalties.quadratic import minimise
 from clusterglm.glm.problem import Point, Problem, Solution
-from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]

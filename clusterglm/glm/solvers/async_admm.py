@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import definite
+from clusterglm.glm.penalties.quadratic import minimise
 from clusterglm.glm.problem import Point, Problem, Solution
-from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.solvers.admm import FAR, NOISE, RELAXATION, STIFFER, Metric
 from clusterglm.glm.solvers.agreement import as_one, disagreement, refusal
 from clusterglm.glm.solvers.proximal_newton import proximal_newton

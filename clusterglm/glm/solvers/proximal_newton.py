@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from clusterglm.glm.algebra import definite
+from clusterglm.glm.penalties.quadratic import minimise
 from clusterglm.glm.problem import Point, Problem, Solution
-from clusterglm.glm.quadratic import minimise
 from clusterglm.glm.solvers.line_search import halve
 from clusterglm.glm.trace import StoppingRule, Trace
 

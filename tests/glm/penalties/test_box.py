@@ -1,0 +1,120 @@
+"""Bounds on coefficients: the answers of scipy and glum, proven, and no bound on the gap below the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from made import drawn, family, options
+from scipy.optimize import lsq_linear, minimize
+
+import clusterglm
+from clusterglm.data.rows import from_arrays
+from clusterglm.errors import DataError, UsageError
+from clusterglm.glm.model import Limits, Model
+from clusterglm.glm.paths.path import Grid, fit_path
+from clusterglm.glm.penalties import Penalty
+from clusterglm.glm.penalties.quadratic import minimise
+from clusterglm.glm.trace import Tolerance
+
+BOUNDS = {"x0": (0.0, np.inf), "x1": (-0.1, 0.05), "x2": (-np.inf, 0.0), "x3": (0.2, 0.4)}
+SOLVERS = ("proximal_newton", "proximal_gradient", "admm")
+
+
+def objective(pair: str, X: np.ndarray, y: np.ndarray, beta: np.ndarray, l1: float, l2: float) -> float:
+    loss = family(pair).loss(y, beta[0] + X @ beta[1:]).mean()
+    return float(loss + l1 * np.abs(beta[1:]).sum() + l2 / 2 * (beta[1:] ** 2).sum())
+
+
+@pytest.mark.parametrize("pair", ["gaussian", "logit", "poisson", "gamma", "probit"])
+@pytest.mark.parametrize("penalty", ["none", "l1", "l2"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_answers_lie_within_the_bounds_and_are_the_best_there(pair: str, penalty: str, solver: str) -> None:
+    X, y = drawn(pair, np.random.default_rng(6), 300, 5)
+    strength: dict[str, Any] = {} if penalty == "none" else {"alpha": 0.02}
+    found = clusterglm.fit(
+        data=(X, y), solver=solver, penalty=penalty, bounds=BOUNDS, tol=1e-6, **strength, **options(pair)
+    )
+    assert found.status == "optimal"
+    assert found.certificate["method"] == "curvature"
+    b = np.append(found.intercept, found.coefficients)
+    ends = [(None, None), *BOUNDS.values(), (None, None)]
+    for value, (low, high) in zip(b[1:5], list(BOUNDS.values()), strict=True):
+        assert low <= value <= high
+    l1, l2 = 0.02 * (penalty == "l1"), 0.02 * (penalty == "l2")
+
+    # A coefficient as a difference of two that are not negative has a smooth L1 part.
+    def split(v: np.ndarray) -> float:
+        beta = np.append(v[0], v[1:6] - v[6:])
+        smooth = objective(pair, X, y, beta, 0.0, l2)
+        return smooth + l1 * float(v[1:].sum())
+
+    begin = np.concatenate([b[:1], np.maximum(b[1:], 0), np.maximum(-b[1:], 0)])
+    start = begin + np.concatenate([[0.05], np.full(10, 0.01)])
+    rule = [
+        {"type": "ineq", "fun": lambda v, j=j, e=e, s=s: s * (v[1 + j] - v[6 + j] - e)}
+        for j, (low, high) in enumerate(ends[1:5])
+        for e, s in ((low, 1), (high, -1))
+        if e is not None and np.isfinite(e)
+    ]
+    peer = minimize(
+        split, start, method="SLSQP", bounds=[(None, None), *[(0, None)] * 10], constraints=rule,
+        options={"maxiter": 1000, "ftol": 1e-15},
+    )  # fmt: skip
+    assert found.objective <= peer.fun + 1e-9
+    assert found.objective >= peer.fun - 1e-6
+
+
+def test_least_squares_between_bounds_are_those_of_scipy() -> None:
+    random = np.random.default_rng(1)
+    X, y = random.standard_normal((80, 6)), random.standard_normal(80)
+    found = clusterglm.fit(
+        data=from_arrays(X, y), solver="proximal_newton", family="gaussian", tol=1e-9, intercept=False,
+        bounds=dict.fromkeys([f"x{j}" for j in range(6)], (0.0, 0.05)),
+    )  # fmt: skip
+    peer = lsq_linear(X, y, (0.0, 0.05), tol=1e-15)
+    np.testing.assert_allclose(found.coefficients, peer.x, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_quadratic_model_is_solved_to_rounding(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    p = 12
+    A = random.standard_normal((20, p)) * 10.0 ** random.integers(-3, 4, p)
+    A[:, 1] = A[:, 0] * (1 + 1e-6 * random.standard_normal(20))
+    H, g, center = A.T @ A, A.T @ random.standard_normal(20), random.standard_normal(p)
+    low = np.where(random.random(p) < 0.5, random.uniform(-1, 0.1, p), -np.inf)
+    high = np.where(random.random(p) < 0.5, np.maximum(low, 0) + random.random(p), np.inf)
+    l1 = random.random(p) * (random.random(p) < 0.5) * np.sqrt(np.diag(H))
+    penalty = Penalty(l1, np.zeros(p), low, high)
+    z = minimise(H, g, center, penalty)
+    assert (z >= low).all()
+    assert (z <= high).all()
+    left = np.abs(penalty.residual(z, g + H @ (z - center))) / np.sqrt(np.diag(H))
+    assert left.max() <= 1e-7 * np.abs(penalty.residual(penalty.clip(center), g) / np.sqrt(np.diag(H))).max() + 1e-9
+
+
+def test_paths_keep_the_bounds() -> None:
+    X, y = drawn("logit", np.random.default_rng(2), 400, 4)
+    names = [f"x{j}" for j in range(4)]
+    model = Model(family("logit"), "l1", bounds=dict.fromkeys(names, (0.0, np.inf)))
+    path = fit_path(from_arrays(X, y, intercept=True), names, model, Grid(6, 0.01), 3, Limits(Tolerance(1e-6)))
+    assert (path.coefficients >= 0).all()
+    assert max(c.error_in_se for c in path.certificates) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "match"),
+    [
+        ({"bounds": {"x0": (1.0, 0.0)}}, UsageError, "must not be above"),
+        ({"bounds": "x0=1"}, UsageError, "NAME=LOWER:UPPER"),
+        ({"bounds": "x9=0:"}, DataError, "no such column"),
+        ({"bounds": "x0=0:", "solver": "newton"}, UsageError, "knows no bounds"),
+        ({"bounds": "x0=0:", "summary": True}, UsageError, "without bounds"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: dict[str, Any], error: type[Exception], match: str) -> None:
+    X, y = drawn("gaussian", np.random.default_rng(2), 40, 2)
+    with pytest.raises(error, match=match):
+        clusterglm.fit(data=(X, y), **({"solver": "proximal_newton", "family": "gaussian"} | words))
