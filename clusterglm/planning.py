@@ -29,6 +29,7 @@ from clusterglm.glm.families.softmax import Multinomial
 from clusterglm.glm.sample import sample_rows
 from clusterglm.glm.scan import scan
 from clusterglm.glm.start import first_every
+from clusterglm.scheduler import known_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -101,7 +102,7 @@ def on_workers(client: Client, source: Source, plan: Plan, family: Family, inter
 
 
 def _measured(client: Client, source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
-    found = client.scheduler_info(n_workers=-1)["workers"]
+    found = known_workers(client)
     seats = [address for address in sorted(found) for _ in range(found[address]["nthreads"])]
     if not seats:  # none has come yet, and the fit waits for them
         return typical(plan.columns)

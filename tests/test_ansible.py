@@ -196,7 +196,9 @@ def test_playbooks_alone_rehearse_scale_and_remove_all(lab: Any, tmp_path: Path,
     assert row[:4] == ["lab", "ansible", "up", "4"]
     lab.run("node4", "systemctl", "kill", "--signal=KILL", "clusterglm-lab-worker")  # and it is started again
     wait_until(lambda: lab.run("node4", "systemctl", "show", "-P", "NRestarts", "clusterglm-lab-worker") == "1", 60)
-    assert desk.clusterglm("scale", "lab", 2).stderr == "note: lab: 2 workers\n"
+    scaled = desk.clusterglm("scale", "lab", 2).stderr
+    log = Path(os.environ["XDG_STATE_HOME"], "clusterglm", "clusters", "lab", "scale.log")
+    assert scaled == "note: lab: 2 workers\n", log.read_text()
     assert len(json.loads(desk.clusterglm("status", "lab", "--json").stdout)["worker"]) == 2
     assert any(desk.playbook("teardown.yml", "-e", "python_env_state=absent").values())
     assert desk.playbook("teardown.yml", "-e", "python_env_state=absent") == dict.fromkeys(lab.nodes, 0)

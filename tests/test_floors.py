@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "clusterglm"
-FLOOR = {"errors": 0, "units": 0, "config": 1, "glm": 2, "data": 2, "clusters": 2, "cli": 4, "__main__": 4}
+FLOOR = {"errors": 0, "units": 0, "config": 1, "scheduler": 1}
+FLOOR |= {"glm": 2, "data": 2, "clusters": 2, "cli": 4, "__main__": 4}
 WINGS = {"glm", "data", "clusters"}
 
 

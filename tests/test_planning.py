@@ -16,6 +16,7 @@ from clusterglm.data.sources import local_rows
 from clusterglm.data.synthetic import Synthetic
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.request import Request
+from clusterglm.scheduler import known_workers
 
 ROWS = 200_000
 
@@ -102,8 +103,8 @@ def test_a_worker_that_comes_while_speeds_are_measured_is_no_trouble(
     shared_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = chunks.plan(solver="admm", rows=10**5, columns=16, workers=1, threads=1, memory=10**9)
-    first, *_ = shared_client.scheduler_info(n_workers=-1)["workers"].items()
-    monkeypatch.setattr(shared_client, "scheduler_info", lambda n_workers: {"workers": dict([first])})
+    first, *_ = known_workers(shared_client).items()
+    monkeypatch.setattr(planning, "known_workers", lambda client: dict([first]))
     request = Request(rows=10**5, intercept=True)
     assert planning.on_workers(shared_client, Synthetic(10**5), made, request.family_used, True).measured
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from clusterglm import config
 from clusterglm.clusters import settings
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 from clusterglm.units import parse_memory
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _await_workers(client: Client, workers: int, seconds: float) -> None:
     try:
         client.wait_for_workers(workers, timeout=seconds)
     except TimeoutError as error:
-        found = len(client.scheduler_info(n_workers=-1)["workers"])
+        found = len(known_workers(client))
         raise _late(found, workers, seconds) from error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clusterglm.clusters.settings import ONE_THREAD
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,7 +39,7 @@ class Worker:
 
 def workers(client: Client) -> list[Worker]:
     """Return the workers that the scheduler knows, ordered by name."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
+    found = known_workers(client)
     listed = [
         Worker(address, str(info["name"]), str(info["host"]), int(info["nthreads"]), int(info["memory_limit"] or 0))
         for address, info in found.items()
@@ -67,7 +68,7 @@ def await_workers(
     address, told, reason, asked = client.scheduler.address, "", "", -math.inf
     while True:
         try:
-            come = len(client.scheduler_info(n_workers=-1)["workers"])
+            come = len(known_workers(client))
             if come >= count:
                 return
             client.run_on_scheduler(_stay_awake)
@@ -151,7 +152,7 @@ def _on_all(client: Client, function: Callable[..., Any], *arguments: Any) -> di
 
 def load(client: Client) -> tuple[int, dict[str, int]]:
     """Return the tasks that the scheduler holds, and the bytes that each worker process uses now, by address."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
+    found = known_workers(client)
     used = {address: int(info["metrics"].get("memory", 0)) for address, info in found.items()}
     return int(client.run_on_scheduler(_tasks)), used
 

@@ -29,6 +29,7 @@ from clusterglm.data.placement import place
 from clusterglm.data.rows import Step, each_in
 from clusterglm.data.tree import Node, first_block, fold, push
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -218,7 +219,7 @@ class DaskRows:
 
     def _workers(self) -> dict[str, int]:
         """Return the threads of every worker, by address."""
-        found = self.client.scheduler_info(n_workers=-1).get("workers", {})  # a scheduler that is gone tells nothing
+        found = known_workers(self.client)
         return {address: worker["nthreads"] for address, worker in found.items()}
 
     def _holders(self, lost: Collection[int] = ()) -> list[str | None]:
@@ -337,7 +338,7 @@ class DaskRows:
             # What a chunk is made from may have keys of its own: while anything holds it, it fails as it did before.
             self.client.cancel([self.chunks[i] for i in lost], force=True)
             self._make_again(lost, place(holders, threads) if threads else None)
-        if self.ask_for is not None and len(self.client.scheduler_info(n_workers=-1)["workers"]) < self.wanted:
+        if self.ask_for is not None and len(known_workers(self.client)) < self.wanted:
             self.ask_for(self.wanted)
 
 

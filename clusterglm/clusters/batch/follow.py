@@ -13,6 +13,7 @@ from clusterglm.clusters.batch.job import SCHEDULER, WORKER, Job, Queue, number
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Member, Record
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 
 _LOOK_SECONDS = 2.5  # Slurm looks at its queue every other second
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds between two questions to the system
@@ -140,7 +141,7 @@ def _arrived(record: Record, folder: Folder, address: str, processes: int, secon
         client.wait_for_workers(processes, timeout=max(2.0, seconds))
         return processes
     except TimeoutError:
-        return len(client.scheduler_info(n_workers=-1)["workers"])
+        return len(known_workers(client))
     finally:
         client.close()
 

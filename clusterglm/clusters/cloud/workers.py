@@ -15,6 +15,7 @@ from clusterglm.clusters.cloud.userdata import NOTED
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Record
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,7 +41,7 @@ def await_machines(client: Client, name: str, machines: int, until: float, look:
     """
     looked = time.monotonic()
     while True:
-        named = client.scheduler_info(n_workers=-1)["workers"].values()
+        named = known_workers(client).values()
         come = {fleet.machine_of(each["name"], name) for each in named}
         if len(come) == machines:
             return
@@ -55,7 +56,7 @@ def await_machines(client: Client, name: str, machines: int, until: float, look:
 
 def retire(client: Client, name: str, leaving: Collection[int]) -> None:
     """Have the workers of some machines hand over what they hold, and close."""
-    named = client.scheduler_info(n_workers=-1)["workers"].values()
+    named = known_workers(client).values()
     names = [str(each["name"]) for each in named if fleet.machine_of(each["name"], name) in leaving]
     client.retire_workers(names=names, close_workers=True)
 
@@ -66,7 +67,7 @@ def live_logs(record: Record) -> dict[str, str]:
     with contextlib.suppress(ClusterError, KeyError, OSError):
         client = connected(record, timeout=5)
         try:
-            names = {a: each["name"] for a, each in client.scheduler_info(n_workers=-1)["workers"].items()}
+            names = {a: each["name"] for a, each in known_workers(client).items()}
             logs[fleet.SCHEDULER] = fleet.lines(client.get_scheduler_logs())
             for address, lines in client.get_worker_logs().items():
                 role = f"worker-{fleet.machine_of(names[address], record.name)}"

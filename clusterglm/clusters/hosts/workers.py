@@ -15,6 +15,7 @@ from clusterglm.clusters.hosts import commands
 from clusterglm.clusters.hosts.channel import Channel
 from clusterglm.clusters.hosts.host import Host
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -98,7 +99,7 @@ class Starter:
 
 def names(client: Client) -> list[str]:
     """Return the names of all worker processes that the scheduler knows."""
-    return [str(worker["name"]) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+    return [str(worker["name"]) for worker in known_workers(client).values()]
 
 
 def of_host(found: Sequence[str], cluster: str, host: Host, processes: int) -> list[str]:

@@ -31,6 +31,7 @@ from clusterglm.clusters.cloud.workers import live_logs
 from clusterglm.clusters.connect import check_versions, connect, moved
 from clusterglm.clusters.launcher import Elsewhere, Member, Plan, Record, Size, State
 from clusterglm.errors import ClusterError, unknown
+from clusterglm.scheduler import known_workers
 from clusterglm.units import format_size
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Ec2(Ec2Options, Rented):
         client = self._connected(record)
         try:
             if leaving := sorted(present)[workers:]:
-                named = client.scheduler_info(n_workers=-1)["workers"].values()
+                named = known_workers(client).values()
                 names = [str(each["name"]) for each in named if fleet.machine_of(each["name"], record.name) in leaving]
                 client.retire_workers(names=names, close_workers=True)
                 api.terminate(ec2, [present[number] for number in leaving])

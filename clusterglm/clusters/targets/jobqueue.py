@@ -27,6 +27,7 @@ from clusterglm.clusters.batch.scaling import moves, shares
 from clusterglm.clusters.connect import connect
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State
 from clusterglm.errors import ClusterError, UsageError
+from clusterglm.scheduler import known_workers
 
 _SCRIPTS: dict[Role, str] = {SCHEDULER: "scheduler.sh", WORKER: "worker.sh"}
 _STOP_SECONDS = 300.0
@@ -246,7 +247,7 @@ class JobQueue(JobOptions):
         client = connect(address, what="cluster", value=record.name, timeout=timeout, keys=keys)
         try:
             heads = [job.worker for job in leaving]
-            found = [str(worker["name"]) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+            found = [str(worker["name"]) for worker in known_workers(client).values()]
             names = [name for name in found if any(f"{name}-".startswith(f"{head}-") for head in heads)]
             client.retire_workers(names=names, close_workers=True)
         finally:

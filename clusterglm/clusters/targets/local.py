@@ -28,6 +28,7 @@ from clusterglm.clusters import registry, settings, words
 from clusterglm.clusters.connect import connect, read_scheduler_file
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, option
 from clusterglm.errors import ClusterError
+from clusterglm.scheduler import known_workers
 from clusterglm.units import parse_count, parse_duration, parse_memory
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Local:
         save(record)
         client = _connected(record, started, folder, until)
         try:
-            while (arrived := len(client.scheduler_info(n_workers=-1)["workers"])) < plan.size.workers:
+            while (arrived := len(known_workers(client))) < plan.size.workers:
                 _check_alive(started, folder)
                 _check_time(until, timeout, arrived, plan)
                 time.sleep(0.1)
@@ -212,7 +213,7 @@ class Local:
                 role = f"{_WORKER}{number}"
                 started[role] = _start(role, self._worker(record.name, number), folder)
                 record = _with_process(record, role, started[role].pid)
-            while (arrived := len(client.scheduler_info(n_workers=-1)["workers"])) != workers:
+            while (arrived := len(known_workers(client))) != workers:
                 _check_alive(started, folder)
                 if time.monotonic() > until:
                     cure = f"see clusterglm logs {record.name}, or raise --timeout"
