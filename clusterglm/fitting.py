@@ -21,7 +21,7 @@ from clusterglm.data.rows import Here, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit
-from clusterglm.glm.problem import Problem, Recorded
+from clusterglm.glm.problem import OtherRows, Problem, Recorded
 from clusterglm.glm.sample import Drawn
 from clusterglm.glm.start import Look, look, look_at_fit
 from clusterglm.here import fit_here, rows_from_python
@@ -344,9 +344,12 @@ class _Fitting:
             self.note(text)
         self.fingerprint = {"data": source.fingerprint(), "request": request.options(), "version": versions()}
         if self.saved and self.saved["data"] != self.fingerprint["data"]:
-            assert self.folder is not None
-            raise UsageError("--resume", self.folder.path, "made with other data: start again with a new --out")
+            raise self.other_data()
         return source
+
+    def other_data(self) -> UsageError:
+        assert self.folder is not None
+        return UsageError("--resume", self.folder.path, "made with other data: start again with a new --out")
 
     def plan(self, source: Source, columns: int) -> chunks.Plan:
         from clusterglm import planning
@@ -403,7 +406,10 @@ class _Fitting:
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.solver.name}{_about(self.forecast.seconds_fit)}")
                 target = self.request.target or "y"
-                fitted = self.fit(rows, source, names, target, seen)
+                try:
+                    fitted = self.fit(rows, source, names, target, seen)
+                except OtherRows as error:
+                    raise self.other_data() from error
             self.checkpoint_now()
             if fitted.status == "interrupted" and self.folder is not None:
                 told = {"notes": self.notes, "nbytes": plan.bytes, **groups.coding(source.coding, self.request.groups)}

@@ -345,7 +345,7 @@ def test_what_a_resumed_fit_may_not_change(
     np.savetxt(data, table, delimiter=",", header="a,b,y", comments="")
     options = {"target": "y", "family": "binomial", "max_passes": 5, "tol": 1e-6}
     package.fit(shared_client, solver="gradient_descent", data=data, out=run, **options)
-    before = listing(tmp_path)
+    before, written = listing(tmp_path), data.stat().st_mtime_ns
 
     def refused(**changes: Any) -> str:
         with pytest.raises(UsageError) as error:
@@ -365,6 +365,11 @@ def test_what_a_resumed_fit_may_not_change(
     assert refused() == "made with other data: start again with a new --out"
     os.truncate(data, len(before["t.csv"]))
     assert listing(tmp_path) == before
+    table[:, 0] /= 2  # written, it has the same length
+    np.savetxt(data, table, delimiter=",", header="a,b,y", comments="")
+    os.utime(data, ns=(written, written))
+    assert len(data.read_bytes()) == len(before["t.csv"])
+    assert refused() == "made with other data: start again with a new --out"
     os.utime(data, ns=(0, 0))
     assert refused() == "made with other data: start again with a new --out"
 

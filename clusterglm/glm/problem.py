@@ -4,8 +4,9 @@
 
 Every pass goes through here and is written into a journal. Because passes give the same bits wherever they run, a fit
 that was cut off resumes by running its solver again on the recorded passes, and goes on with new ones where the
-journal ends: no solver needs to know how to save itself. Nor does it need to count: a pass beyond the limit is not
-made, whoever asks for it.
+journal ends: no solver needs to know how to save itself. The first recorded pass is made once more, because rows can
+change while nothing about their files does: another answer than the recorded one is an error. Nor does a solver need to
+count: a pass beyond the limit is not made, whoever asks for it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from clusterglm.glm.penalties import Penalty
 
 Array = NDArray[np.float64]
 Total = tuple[Array, ...]
+_ROUNDED = 1e-9  # relative: far above what rounding does to sums of 1e9 rows, and to no answer does less matter
 
 
 class Rows(Protocol):
@@ -109,6 +111,10 @@ class OutOfPasses(Exception):
     """A pass was asked for beyond the limit; the fit ends at the last recorded iterate."""
 
 
+class OtherRows(Exception):
+    """The rows are not those whose sums a journal holds."""
+
+
 class Problem:
     """What a solver is handed. No more than ``limit`` passes are made; there is none until it is set.
 
@@ -154,6 +160,7 @@ class Problem:
         self.gauge: Array | None = None
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
+        self._unverified = bool(self._recorded)
         self._known: dict[str, Total] = {}
         self._on_pass = on_pass
         self._lanes: Lanes | None = None
@@ -247,7 +254,13 @@ class Problem:
             raise OutOfPasses
         sizes = [lane.rows for lane in self.lanes.lanes]
         key = _digest(Lanes.ask, (self.family, beta, hessian, sizes))
-        if not (self._recorded and self._recorded[0].key == key):
+        kernel = kernels.hessian if hessian else kernels.gradient
+        if self._recorded and self._recorded[0].key == key:
+            if self._unverified:
+                then = self._recorded[0].total
+                now = self.rows.sum(kernels.weighed, kernel, self.family, beta)
+                self._verify(then[: len(then) // 2], (1, now))
+        else:
             self.lanes.ask(self.family, beta, hessian, everybody, moved)
             if not self.lanes.complete:
                 whole, self._rows_read = divmod(self._rows_read + self.lanes.asked_rows, self.rows.rows)
@@ -310,6 +323,8 @@ class Problem:
             self._recorded.clear()  # another tolerance, say, has taken another way from here
         if self._recorded:
             record = self._recorded.popleft()
+            if self._unverified:
+                self._verify(record.total, run())
         else:
             passes, sums = run()
             record = Recorded(passes, key, _arrays(sums))
@@ -319,6 +334,22 @@ class Problem:
         if not self._recorded and self._on_pass is not None:
             self._on_pass(self)
         return record.total
+
+    def _verify(self, recorded: Total, made: tuple[int, tuple[Any, ...]]) -> None:
+        """Hold recorded sums against those of the rows as they are now; another processor may round differently.
+
+        Raises
+        ------
+        OtherRows
+            They are others.
+        """
+        passes, sums = made
+        self._unverified = False
+        self.read += passes
+        for then, now in zip(recorded, _arrays(sums), strict=True):
+            room = _ROUNDED * np.max(np.abs(then), initial=0.0)
+            if then.shape != now.shape or not np.allclose(now, then, rtol=_ROUNDED, atol=room, equal_nan=True):
+                raise OtherRows
 
 
 def _range_sums(rows: Rows, _: None, kernel: Callable[..., Any], family: Family, beta: Array) -> tuple[Any, ...]:
