@@ -155,9 +155,12 @@ def _approach(problem: Problem, start: Start, solver: Solver, null: Callable[[],
 def first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, Point]:
     """Return the start and its point; the null model's where that is no worse."""
     point = evaluate(problem, start.beta, solver)
-    if start.null_objective is not None and not point.objective <= start.null_objective:
+    null = problem.penalty.clip(start.null)
+    # A null model outside of the bounds may be better than all that lie within: only what is not finite is worse.
+    most = start.null_objective
+    if most is not None and not point.objective <= (most if (null == start.null).all() else np.finfo(float).max):
         # Rows that were not drawn tell another story: one far out, a rare class.
-        start, problem.sample = start.at_null(), None
+        start, problem.sample = replace(start.at_null(), beta=null), None
         point = evaluate(problem, start.beta, solver)
     if not np.isfinite(point.objective):
         cure = "not finite where all coefficients are 0: rescale the target or the offset"

@@ -145,9 +145,9 @@ def fit_path(
     alphas = grid.strengths(largest * (1 + 1e-9))  # so that all is zero at the first, whatever the rounding
     penalties = [penalty(a) for a in alphas]
     sample = _sample(problem, seen, len(kept), kept if constant.any() else None)
-    begun, nearby = sample_path(sample, family, penalties, null)
+    begun, nearby = sample_path(sample, family, penalties, penalties[0].clip(null))
     for k, each in enumerate(penalties):
-        if not each.residual(null, slope)[~each.free].any():
+        if (each.clip(null) == null).all() and not each.residual(null, slope)[~each.free].any():
             begun[:, k] = null  # where all is zero, and no step by a Hessian from elsewhere comes near enough to say so
     whole = sample.rows == rows.rows if isinstance(sample, SampleRows | Columns) else True
     for k in steps.solve(penalties, begun, None if whole else nearby):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made import drawn, family, options
-from scipy.optimize import lsq_linear, minimize
+from scipy.optimize import lsq_linear, minimize, minimize_scalar
 
 import clusterglm
 from clusterglm.data.rows import from_arrays
@@ -75,6 +75,41 @@ def test_least_squares_between_bounds_are_those_of_scipy() -> None:
     )  # fmt: skip
     peer = lsq_linear(X, y, (0.0, 0.05), tol=1e-15)
     np.testing.assert_allclose(found.coefficients, peer.x, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("penalty", ["none", "l1"])
+def test_a_sample_does_not_lead_back_to_a_null_model_outside_of_the_bounds(solver: str, penalty: str) -> None:
+    random = np.random.default_rng(2)
+    X = random.uniform(18, 90, (3000, 1))
+    y = random.binomial(1, 0.3, 3000)
+    strength: dict[str, Any] = {} if penalty == "none" else {"alpha": 0.01}
+    found = clusterglm.fit(
+        data=(X, y), family="binomial", penalty=penalty, bounds={"x0": (0.2, 1.0)}, solver=solver, tol=1e-6, **strength
+    )
+    assert found.status == "optimal"
+    assert found.start.startswith("fit on")
+    assert found.coefficients[0] == 0.2
+
+    def loss(level: float) -> float:
+        return float(family("logit").loss(y, level + 0.2 * X[:, 0]).mean())
+
+    peer = minimize_scalar(loss, bounds=(-100, 10), method="bounded", options={"xatol": 1e-12})
+    assert found.intercept == pytest.approx(peer.x, abs=1e-5)
+
+
+@pytest.mark.parametrize("pair", ["gaussian", "poisson"])
+def test_no_strength_of_a_path_leaves_bounds_that_leave_zero_out(pair: str) -> None:
+    X, y = drawn(pair, np.random.default_rng(6), 300, 2)
+    rows, model = from_arrays(X, y, intercept=True), Model(family(pair), "l1", bounds={"x0": (0.1, 0.2)})
+    path = fit_path(rows, ["x0", "x1"], model, Grid(4), 3, Limits(Tolerance(1e-6)))
+    for k, alpha in enumerate(path.alphas):
+        alone = clusterglm.fit(
+            data=(X, y), penalty="l1", alpha=float(alpha), bounds={"x0": (0.1, 0.2)}, tol=1e-6, **options(pair)
+        )
+        assert alone.coefficients[0] >= 0.1
+        np.testing.assert_allclose(path.coefficients[k], alone.coefficients, atol=1e-6)
+        assert path.objectives[k] == pytest.approx(alone.objective, rel=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(30))
