@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -63,7 +64,7 @@ def _run(name: str, words: dict[str, Any]) -> None:
     )
     own = where.own_cluster(words["workers"], words["threads_per_worker"], words["memory"])
     alphas = _numbers(words["alphas"])
-    count, smallest = words["strengths"] or STRENGTHS, words["smallest"]
+    count, smallest = STRENGTHS if words["strengths"] is None else words["strengths"], words["smallest"]
     if alphas and (words["strengths"] is not None or smallest is not None):
         raise UsageError("--alphas", words["alphas"], "given together with --strengths or --smallest: give one of them")
     grid = Grid(parse_count(count, "--strengths", of="strengths"), SMALLEST if smallest is None else smallest, alphas)
@@ -93,8 +94,13 @@ def _run(name: str, words: dict[str, Any]) -> None:
 def show(found: PathResult) -> None:
     """Print a table of some strengths, what was chosen, and what it took."""
     table, path, one = found.table(), found.path, found.fit
-    proven = max(table["error_in_se"] + table.get("cv_error_in_se", []))
-    output.data(f"strengths   {len(path.alphas)}, every coefficient certified within {proven:.1e} standard errors")
+    proofs = [c for own in (path.certificates, *(path.fold_certificates or [])) for c in own]
+    # Where a Hessian is singular coefficients have no standard errors, and the bound is that on the objective.
+    errors = [min(c.error_in_se, c.gap_in_se) for c in proofs]
+    proven = f"every coefficient certified within {max(errors):.1e} standard errors"
+    if unproven := sum(not math.isfinite(error) for error in errors):
+        proven = f"{unproven} of {len(errors)} models have no bound on their error"
+    output.data(f"strengths   {len(path.alphas)}, {proven}")
     output.data(f"passes      {path.passes} (one fit: {one.passes})")
     output.data(f"seconds     {found.seconds:.2f} (one fit: {one.seconds['fit']:.2f})")
     if path.best is not None and path.simplest is not None:

@@ -6,13 +6,15 @@ leaves a fold out is fitted to the rows of all others: its sums are those of all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.families.family import Family
 from clusterglm.glm.kernels import Block, Piece, gram, hashed, predictor
+from clusterglm.glm.problem import Rows
 
 Array = NDArray[np.float64]
 _TOGETHER = 32  # coefficient vectors whose terms stay in cache beside the rows
@@ -34,6 +36,25 @@ def apart(block: Block, folds: int) -> Iterator[Block]:
         some = np.flatnonzero(own == fold)
         w, o = (None if v is None else v[some] for v in (block.weights, block.offset))
         yield Piece(block.X[some], block.y[some], w, o, block.start)
+
+
+class Outside:
+    """Rows of which those of one fold have no weight."""
+
+    def __init__(self, rows: Rows, folds: int, fold: int) -> None:
+        self._all, self._folds, self._fold = rows, folds, fold
+        self.rows, self.local_problems = rows.rows, rows.local_problems
+
+    def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]:
+        return self._all.sum(_without, self._folds, self._fold, kernel, *args)
+
+    def each(self, step: Callable[..., Any], states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
+        raise NotImplementedError("a fold is left out of sums alone")
+
+
+def _without(block: Block, folds: int, fold: int, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> Any:
+    w = np.ones(len(block.y)) if block.weights is None else block.weights
+    return kernel(Piece(block.X, block.y, w * (fold_of(block, folds) != fold), block.offset, block.start), *args)
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -174,8 +174,9 @@ class Lockstep:
         self.losses[k] = self.fold_losses(beta[:, None]).sum() / self.problem.weight
         self.betas[:, k], self.certificates[k] = beta, certificate
 
-    def cross(self, penalties: Sequence[Penalty]) -> tuple[Array, list[list[Certificate]]]:
-        """Return the mean deviance of every fold under the models without it, (F, L), and their certificates."""
+    def cross(self, penalties: Sequence[Penalty]) -> tuple[Array, list[list[Certificate]], list[tuple[int, int]]]:
+        """Return the mean deviance of every fold under the models without it, (F, L), and their certificates; and which
+        of them (fold, strength) the steps have led astray, as far from an optimum as these came."""
         W, F, L = self.problem.weight, self.folds, len(penalties)
         total = self._parts.sum(axis=0)
         points = np.repeat(self.betas[None], F, axis=0)
@@ -187,6 +188,7 @@ class Lockstep:
         self._own = {}
         losses = np.zeros((F, L))
         certificates = [[_UNPROVEN] * L for _ in range(F)]
+        slopes = np.zeros_like(points)
         waiting = list(range(L))
         for step in range(_MOST_STEPS):
             sums, held = self._held_out(points[:, :, waiting])
@@ -195,6 +197,7 @@ class Lockstep:
             for f in range(F):
                 for i, k in enumerate(waiting):
                     gradient, beta = sums[f, :, i] / (W - self.weights[f]), points[f, :, k]
+                    slopes[f, :, k] = gradient
                     # The loss of these rows at these coefficients has no part in the proof but for its rounding.
                     point = Point(beta, self.losses[k], gradient, None, self.losses[k] + penalties[k].value(beta))
                     certificates[f][k] = self._certify(k, penalties[k], point, f)
@@ -213,7 +216,33 @@ class Lockstep:
             far = [k for k in waiting if step or not all(np.isfinite(c[k].gap) for c in certificates)]
             if far := [k for k in far if k not in self._references]:
                 self._renew(far)
-        return losses, certificates
+        return losses, certificates, self._astray(penalties, points, slopes, certificates)
+
+    def _astray(
+        self, penalties: Sequence[Penalty], points: Array, slopes: Array, certificates: list[list[Certificate]]
+    ) -> list[tuple[int, int]]:
+        """Return the models without a proof that are not stationary, or that a step by a Hessian of their own betters.
+
+        Of others the Hessian is singular, as where columns repeat each other.
+        """
+        unproven = [(f, k) for f, own in enumerate(certificates) for k, c in enumerate(own) if not self._met(c)]
+        if unproven and not self.problem.family.quadratic:
+            self._take_own(points, sorted({k for _, k in unproven}))
+        units = np.maximum(self.frame.magnitude, np.finfo(float).tiny)
+        astray = []
+        for f, k in unproven:
+            H, g, beta, penalty = self._between(k, f), slopes[f, :, k], points[f, :, k], penalties[k]
+            phi = 2 * self.losses[k] if self.problem.family.has_dispersion else 1.0
+            gap = phi * self.tolerance.relative(self.problem.weight - self.weights[f], self.null_loss) * self.null_loss
+            # Of the optimality conditions, in the columns' own units, a hundredth as in a fit (StoppingRule).
+            steep = float(np.max(np.abs(penalty.residual(beta, g)) / units)) if np.isfinite(H).all() else np.inf
+            better = np.inf
+            if steep <= 1e-2 * np.sqrt(2 * gap):
+                d = minimise(H, g, beta, penalty) - beta
+                better = penalty.value(beta) - penalty.value(beta + d) - float(g @ d + d @ H @ d / 2)
+            if not better <= max(gap, certificates[f][k].rounding):
+                astray.append((f, k))
+        return astray
 
     def _take_own(self, points: Array, waiting: list[int]) -> None:
         """Take Hessians of the rows outside of every fold where they are now, which neighbours do not bound."""

@@ -24,6 +24,7 @@ from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Limits, Model
+from clusterglm.glm.paths.folds import Outside
 from clusterglm.glm.paths.lockstep import Lockstep, sample_path
 from clusterglm.glm.penalties import Penalty, smallest_null_strength
 from clusterglm.glm.problem import Columns, Problem, Rows
@@ -141,6 +142,9 @@ def fit_path(
     null = _null(problem, null, free) if len(free) > first else null
     steps = Lockstep(problem, folds, limits.tolerance, Frame.of(scan, kept), scan.largest_offset)
     slope = steps.begin(null)
+    if folds > 1 and not (steps.weights > 0).all():
+        cure = f"fold {int(np.argmin(steps.weights)) + 1} has no row with a weight above 0: take fewer"
+        raise DataError("--folds", folds, cure)
     largest = smallest_null_strength(slope, penalty(1.0, max(model.share, _SMALLEST_SHARE)))
     alphas = grid.strengths(largest * (1 + 1e-9))  # so that all is zero at the first, whatever the rounding
     penalties = [penalty(a) for a in alphas]
@@ -171,9 +175,26 @@ def fit_path(
     )
     if folds == 1:
         return path
-    losses, certificates = steps.cross(penalties)
+    losses, certificates, astray = steps.cross(penalties)
+    doubtful = 0
+    for f, k in astray:
+        own = replace(model, alpha=float(alphas[k]), lamduh=None)
+        outside, begin = Outside(rows, folds, f), replace(limits, begin=betas[k])
+        try:
+            alone = fit(outside, names, own, SOLVERS["proximal_newton"], begin, (), locate, target)
+        except DataError as refused:
+            raise DataError("--folds", folds, f"without fold {f + 1}: {refused}: take other folds") from refused
+        problem.passes += alone.passes
+        doubtful += alone.status not in ("optimal", "converged")
+        losses[f, k] = 2 * steps.fold_losses(alone.beta[kept][:, None])[f, 0] / steps.weights[f]
+        certificates[f][k] = alone.certificate
+    if doubtful:
+        notes.append(f"warning: {doubtful} of {folds * len(alphas)} models without a fold have no finite optimum")
+    if unproven := sum(not np.isfinite(min(c.error_in_se, c.gap_in_se)) for own in certificates for c in own):
+        notes.append(f"note: {unproven} of {folds * len(alphas)} models without a fold have no bound on their error")
     mean = losses.mean(axis=0)
-    error = losses.std(axis=0, ddof=1) / np.sqrt(folds)
+    with np.errstate(invalid="ignore"):  # a row outside of where a model has predictors has an infinite loss
+        error = losses.std(axis=0, ddof=1) / np.sqrt(folds)
     best = int(np.argmin(mean))
     simplest = int(np.argmax(mean <= mean[best] + error[best]))
     return replace(

@@ -82,6 +82,31 @@ def test_folds_have_the_answers_of_fits_without_them(pair: str, weights: bool) -
     assert path.alphas[path.simplest] >= path.alphas[path.best]
 
 
+def test_models_that_steps_lead_astray_are_fitted_by_themselves() -> None:
+    n, folds = 400, 5
+    X = np.random.default_rng(0).normal(size=(n, 3))
+    y, own = (X[:, 0] > 0).astype(float), folds_of(n, folds)
+    names, model = ["x0", "x1", "x2"], Model(family("logit"), "l1")
+    path = fit_path(from_arrays(X, y, intercept=True), names, model, Grid(alphas=(1e-2, 1e-5, 1e-7)), folds)
+    assert path.held_out is not None
+    assert path.fold_certificates is not None
+    assert max(c.error_in_se for certificates in path.fold_certificates for c in certificates) <= 0.01
+    for fold in (1, 4):
+        rest = from_arrays(X[own != fold], y[own != fold], intercept=True)
+        alone = fit(rest, names, Model(family("logit"), "l1", 1e-5), SOLVERS["proximal_newton"], TIGHT)
+        eta = X[own == fold] @ alone.coefficients + (alone.intercept or 0.0)
+        loss = family("logit").loss(y[own == fold], eta).mean()
+        assert path.held_out[fold, 1] == pytest.approx(2 * loss, rel=1e-2)
+
+
+@pytest.mark.parametrize(("n", "folds", "last"), [(10, 5, 10), (400, 5, 4)])
+def test_a_fold_without_rows_or_weight_is_refused(n: int, folds: int, last: int) -> None:
+    X, y, names = made("gaussian", n)
+    rows = from_arrays(X, y, (np.arange(n) < last).astype(float), intercept=True)
+    with pytest.raises(DataError, match="has no row with a weight above 0"):
+        fit_path(rows, names, Model(family("gaussian"), "l1"), Grid(3), folds)
+
+
 def test_the_path_of_least_squares_is_that_of_scikit_learn_in_two_passes() -> None:
     from sklearn.linear_model import enet_path
 
