@@ -52,7 +52,7 @@ def summary(result: Result) -> str:
         ("BIC:", f"{found.bic:.5g}"),
     ]
     head = [(_pair(*a) + "   " + _pair(*b)).rstrip() for a, b in zip_longest(left, right, fillvalue=("", ""))]
-    names = ["coef", "std err", kind, f"P>|{kind}|", f"[{tail:.3g}", f"{1 - tail:.3g}]"]
+    names = ["coef", "std err", kind, f"P>|{kind}|", f"[{tail:.6g}", f"{1 - tail:.6g}]"]
     columns = (found.estimate, found.standard_error, found.statistic, found.p_value, found.low, found.high)
     rows = [
         [_number(b, 4), _number(e, 3), _fixed(s), _fixed(p), _number(low, 3), _number(high, 3)]

@@ -77,7 +77,10 @@ def fit_theta(rows: Rows, model: Model, fit: Fitting) -> Fit:
     if found.status in ("optimal", "converged"):
         found = fit(replace(model, family=NegativeBinomial(theta)), begin, last=True)
         passes += found.passes
-    return replace(found, passes=passes, notes=[*found.notes, note])
+    inference = found.inference
+    if inference is not None:  # theta is a parameter as any other
+        inference = replace(inference, aic=inference.aic + 2, bic=inference.bic + float(np.log(inference.observations)))
+    return replace(found, passes=passes, notes=[*found.notes, note], inference=inference)
 
 
 def _most_likely(rows: Rows, beta: Array, theta: float) -> tuple[float, float, int]:

@@ -182,6 +182,7 @@ def test_theta_is_estimated_as_the_likelihood_says() -> None:
     assert found.parameters["theta"] == pytest.approx(1 / peer.params[-1], rel=1e-7)
     np.testing.assert_allclose(found.inference.estimate, peer.params[:-1], rtol=1e-7)
     assert found.inference.log_likelihood == pytest.approx(peer.llf, rel=1e-10)
+    assert (found.inference.aic, found.inference.bic) == pytest.approx((peer.aic, peer.bic), rel=1e-10)
     assert any(note.startswith("note: theta") for note in found.notes)
     with pytest.raises(DataError, match="no more than Poisson's"):
         clusterglm.fit(data=(X, np.tile([1.0, 2.0], 400)), theta="estimate", **how)
