@@ -28,6 +28,8 @@ class OwnRows(Request):
 
 def rows_from_python(data: Any, options: dict[str, Any]) -> Here | Collections:
     """Return rows in this process, for which ``options`` then names no column any more, or the source of other rows."""
+    if isinstance(data, Here):
+        return data
     if isinstance(data, LocalRows):
         return Here(data, [f"x{j}" for j in range(data.columns - data.intercept)])
     from clusterglm.data.from_python import OPTIONS, from_python

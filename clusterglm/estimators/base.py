@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _check_y,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
-from clusterglm.data.rows import from_arrays
+from clusterglm.data.rows import Here, from_arrays
 from clusterglm.errors import DataError, UsageError
-from clusterglm.estimators.lazy import apply, as_array, data_of, is_dask, together
+from clusterglm.estimators.lazy import apply, as_array, coded, data_of, is_dask, together
 from clusterglm.glm.families.family import Family
 from clusterglm.model import FittedModel
 
@@ -50,29 +57,34 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """Return the options of the fit."""
         p = self.get_params(deep=False)
         keys = ("family", "link", "power", "theta", "penalty", "alpha", "solver", "tol", "max_passes", "summary")
-        options = {key: p[key] for key in keys if p.get(key) is not None}
-        if options.get("penalty") in ("elastic-net", "group") and p["l1_ratio"] is not None:
+        for key in ("alpha", "C", "l1_ratio", "power", "tol"):
+            if p.get(key) is not None and not isinstance(p[key], Real):
+                raise ValueError(f"{key}: {p[key]!r} is no number")
+        options = {"penalty": "none"} | {key: p[key] for key in keys if p.get(key) is not None}
+        if options["penalty"] in ("elastic-net", "group") and p["l1_ratio"] is not None:
             options["l1_ratio"] = p["l1_ratio"]
         if p["groups"] is not None:
             options["penalty_groups"] = p["groups"]
-        if options.get("penalty", "none") == "none":
+        if options["penalty"] == "none":
             options.pop("alpha", None)
         return options
 
     def _fit(self, X: Any, y: Any, weight: Any, offset: Any) -> Self:
-        """Fit rows that are checked; X is of numpy, scipy or Dask."""
+        """Fit rows that are checked; X is of numpy, scipy or Dask, or a pandas frame with words or categories."""
         from clusterglm import fit
 
         options, client = self._options(), None
         try:
+            names = list(getattr(self, "feature_names_in_", ())) or [f"x{j}" for j in range(self.n_features_in_)]
             if (groups := options.get("penalty_groups")) is not None:
-                options["penalty_groups"] = self._named(groups, is_dask(X) and hasattr(X, "columns"))
-            if is_dask(X):
+                options["penalty_groups"] = _named(groups, names)
+            data: Any
+            if is_dask(X) or coded(X):
                 data, roles = data_of(X, y, weight, offset)
                 options |= roles | {"intercept": self.fit_intercept}
-                client = self._client()
+                client = self._client() if is_dask(X) else None
             else:
-                data = from_arrays(X, y, weight, offset, intercept=self.fit_intercept)
+                data = Here(from_arrays(X, y, weight, offset, intercept=self.fit_intercept), names)
             result = fit(client, data=data, **options)
         except (DataError, UsageError) as error:
             raise ValueError(str(error)) from error
@@ -93,20 +105,6 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if (words := _WORDS.get(result.status)) is not None:
             warnings.warn(words, ConvergenceWarning, stacklevel=3)
         return self
-
-    def _named(self, groups: Any, framed: bool) -> list[list[str]]:
-        """Return groups of columns, given by number or by name, by the names that the rows of the fit have."""
-        names = list(getattr(self, "feature_names_in_", ()))
-        own = names if framed else [f"x{j}" for j in range(self.n_features_in_)]
-
-        def name(column: Any) -> str:
-            if isinstance(column, str):
-                return str(own[names.index(column)]) if column in names else column
-            if not 0 <= column < len(own):
-                raise ValueError(f"groups: column {column}, and there are {len(own)}")
-            return str(own[column])
-
-        return [[name(column) for column in group] for group in groups]
 
     def _levels(self, labels: dict[str, list[str]]) -> dict[str, Any]:
         from clusterglm.data.levels import Levels
@@ -134,8 +132,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if is_dask(X):
             self._remember(X)
             return X, y, weight, offset
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=y_numeric)
-        if X.shape[0] == 1 and self._options().get("penalty", "none") == "none":
+        if coded(X):
+            self._remember(X)
+            y = _check_y(y, y_numeric=y_numeric, estimator=self)
+            check_consistent_length(X, y)
+        else:
+            X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=y_numeric)
+        if X.shape[0] == 1 and self._options()["penalty"] == "none":
             raise ValueError("n_samples=1: one row fits any line: add a penalty")
         weight = None if weight is None else _check_sample_weight(weight, X, ensure_non_negative=True)
         offset = None if offset is None else np.asarray(offset, dtype=np.float64)
@@ -158,6 +161,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"X has {X.shape[1]} features, but {type(self).__name__} was fitted with others")
             classes = self.model_.classes
             return apply(self.model_.linear_predictor, X, len(classes) or None, classes or None)
+        if self.model_.levels:
+            if not hasattr(X, "columns"):
+                raise ValueError("X has no names, and words or categories were fitted: give a frame")
+            try:
+                return np.asarray(self.model_.linear_predictor(X))
+            except DataError as error:
+                raise ValueError(str(error)) from error
         X = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
         if self.model_.classes:
             return np.asarray(X @ self.coef_.T + self.intercept_)
@@ -183,6 +193,25 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         level = family.predictor(float(np.average(y, weights=w)))
         own, null = family.loss(y, eta), _loss_at(y, family, level)
         return float(np.average(own, weights=w)), float(np.average(null, weights=w))
+
+
+def _named(groups: Any, names: list[str]) -> list[list[str]]:
+    """Return groups of columns, given by number or by name, by the names that they have in the fit.
+
+    Raises
+    ------
+    ValueError
+        A number that no column has.
+    """
+
+    def name(column: Any) -> str:
+        if isinstance(column, str):
+            return column
+        if not 0 <= column < len(names):
+            raise ValueError(f"groups: column {column}, and there are {len(names)}")
+        return str(names[column])
+
+    return [[name(column) for column in group] for group in groups]
 
 
 def _loss_at(y: np.ndarray, family: Family, level: float) -> np.ndarray:

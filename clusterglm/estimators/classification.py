@@ -25,7 +25,7 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    penalty : str
+    penalty : str or None
         l2, none, l1, elastic-net or group.
     C : float
         The inverse of its strength: sum of losses + penalty / C, as in scikit-learn and dask-ml.

@@ -23,6 +23,19 @@ def is_frame(X: Any) -> bool:
     return hasattr(X, "columns")
 
 
+def coded(X: Any) -> bool:
+    """Whether X is a pandas frame with a column of words or categories, which a fit codes by their levels."""
+    if is_dask(X) or not hasattr(X, "columns") or not hasattr(X, "dtypes"):
+        return False
+    from pandas.api.types import infer_dtype, is_object_dtype
+
+    def words(column: Any) -> bool:
+        kind = str(column.dtype)
+        return kind == "category" or ((is_object_dtype(column) or "str" in kind) and infer_dtype(column) == "string")
+
+    return any(words(X.iloc[:, j]) for j in range(X.shape[1]))
+
+
 def data_of(X: Any, y: Any, weight: Any, offset: Any) -> tuple[Any, dict[str, Any]]:
     """Return what ``clusterglm.fit`` takes as data, and the options that go with it."""
     if not is_frame(X):
@@ -43,7 +56,15 @@ def as_array(v: Any) -> Any:
 
 
 def together(like: Any, *arrays: Any) -> list[Any]:
-    """Return arrays of Dask cut as ``like`` is; where lengths are not known, their parts must be the same already."""
+    """Return arrays of Dask cut as ``like`` is; where lengths are not known, their parts must be the same already.
+
+    Raises
+    ------
+    ValueError
+        One that is not of Dask.
+    """
+    if not all(is_dask(v) for v in arrays):
+        raise ValueError("X is of Dask, and y or the weights are not: give all in one way")
     if np.isnan(like.chunks[0]).any():
         return list(arrays)
     return [v if np.isnan(v.chunks[0]).any() else v.rechunk(like.chunks) for v in arrays]

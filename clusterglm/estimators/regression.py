@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils import Tags
 
+from clusterglm.errors import UsageError
 from clusterglm.estimators.base import Estimator
 from clusterglm.estimators.lazy import apply, is_dask
 from clusterglm.glm.families import get_family
@@ -25,7 +27,7 @@ class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
         Another link than the family's own.
     power, theta : float, optional
         Of tweedie and negative-binomial; theta may be ``"estimate"``.
-    penalty : str
+    penalty : str or None
         none, l1, l2, elastic-net or group.
     alpha : float
         Its strength: mean loss + alpha x penalty. Without effect where there is none.
@@ -111,8 +113,9 @@ class GLM(RegressorMixin, Estimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        family = get_family(self._options()["family"])
-        tags.target_tags.positive_only = bool(np.all(family.outside(np.array([-1.0]))))
+        with suppress(UsageError):  # of a family that there is not, which fit refuses
+            family = get_family(self._options()["family"])
+            tags.target_tags.positive_only = bool(np.all(family.outside(np.array([-1.0]))))
         return tags
 
 

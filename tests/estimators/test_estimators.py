@@ -151,6 +151,64 @@ def test_inference_comes_with_the_fit() -> None:
     assert model.model_.family.parameters["theta"] == model.result_.parameters["theta"] != 1.0
 
 
+def test_the_names_of_a_frame_are_those_of_the_answer() -> None:
+    X, y = rows("poisson")
+    frame = pd.DataFrame(X, columns=["size", "age", "dose", "year"])
+    model = estimators.PoissonRegression(penalty=None, summary=True).fit(frame, y)
+    assert model.result_.feature_names == list(frame.columns)
+    assert "dose" in model.result_.summary()
+    lazy = model.predict(dd.from_pandas(frame, npartitions=2))
+    np.testing.assert_allclose(lazy.compute(scheduler="synchronous"), model.predict(frame))
+
+
+@pytest.mark.parametrize("kind", ["str", "object", "category"])
+def test_words_and_categories_of_pandas_are_coded_by_their_levels(kind: str) -> None:
+    X, y = rows("poisson")
+    town = np.array(["Bonn", "Oslo", "Rome"])[np.arange(400) % 3]
+    frame = pd.DataFrame({"size": X[:, 0], "town": pd.Series(town).astype(kind)})
+    made = np.column_stack([X[:, 0], town == "Oslo", town == "Rome"])
+    model = estimators.PoissonRegression(alpha=0.1).fit(frame, y, sample_weight=y + 1)
+    peer = estimators.PoissonRegression(alpha=0.1).fit(made, y, sample_weight=y + 1)
+    np.testing.assert_allclose(model.coef_, peer.coef_, rtol=1e-12)
+    np.testing.assert_allclose(model.predict(frame), peer.predict(made))
+    assert model.score(frame, y) == pytest.approx(peer.score(made, y))
+    assert model.result_.feature_names == ["size", "town[T.Oslo]", "town[T.Rome]"]
+    assert pickle.loads(pickle.dumps(model)).predict(frame[["town", "size"]])[0] == model.predict(frame)[0]
+    logistic = estimators.LogisticRegression().fit(frame, town)
+    assert logistic.predict_proba(frame).shape == (400, 3)
+    with pytest.raises(ValueError, match="not among the model's 3 levels"):
+        model.predict(frame.assign(town="Paris"))
+    with pytest.raises(ValueError, match="give a frame"):
+        model.predict(made)
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        model.fit(frame, y[:10])
+
+
+@pytest.mark.parametrize("penalty", [None, "none"])
+def test_no_penalty_is_none_in_words_or_without(penalty: str | None) -> None:
+    X, y = rows("binomial")
+    peer = linear_model.LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(X, y)
+    np.testing.assert_allclose(estimators.LogisticRegression(penalty).fit(X, y).coef_, peer.coef_, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (estimators.GLM("gauss"), "--family"),
+        (estimators.PoissonRegression(alpha="much"), "alpha: 'much' is no number"),  # type: ignore[arg-type]
+        (estimators.LogisticRegression(C="1"), "C: '1' is no number"),  # type: ignore[arg-type]
+        (estimators.TweedieRegression(power="x"), "power: 'x' is no number"),  # type: ignore[arg-type]
+    ],
+)
+def test_parameters_that_make_no_sense_are_value_errors(model: Any, match: str) -> None:
+    X, y = rows("binomial")
+    with pytest.raises(ValueError, match=match):
+        model.fit(X, y)
+    lazy = da.from_array(X)
+    with pytest.raises(ValueError, match="X is of Dask, and y"):
+        estimators.PoissonRegression().fit(X, y).score(lazy, y)
+
+
 def test_what_has_no_answer_is_said() -> None:
     X = np.linspace(-1, 1, 40)[:, None]
     with pytest.warns(ConvergenceWarning, match="separation"):
