@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +118,15 @@ def cv(
 
     ``folds`` parts of the rows, told by a hash of their index, are held out in turn.
     """
-    if folds < 2:
+    if not isinstance(folds, Integral) or folds < 2:
         raise UsageError("--folds", folds, "must be at least 2")
     return _conduct(client, data, grid or Grid(), folds, words)
 
 
 def _conduct(client: Client | None, data: Any, grid: Grid, folds: int, words: dict[str, Any]) -> PathResult:
     for name in _NOT_HERE:
-        if words.get(name):
-            raise UsageError(f"--{name}", words[name], "has no effect on a path, which has strengths of its own")
+        if (given := words.get(name)) is not None and given is not False:
+            raise UsageError(f"--{name}", given, "has no effect on a path, which has strengths of its own")
     if words.get("family") == CLASSES:
         raise UsageError("--family", CLASSES, "has no path of penalties: fit single strengths")
     if words.get("solver", "auto") not in _SOLVERS:
@@ -159,6 +160,8 @@ class _PathFitting(_Fitting):
         limits = Limits(self.request.tolerance, self.request.max_passes, self.request.start)
         self.path = fit_path(rows, names, self.request.model, self.grid, self.folds, limits, rows.locate, target, seen)
         self.path_seconds = time.perf_counter() - began
+        for text in self.path.notes:
+            self.note(text)
         self.request = replace(self.request, alpha=float(self.path.alphas[_chosen(self.path)]))
         self.progress.phase(f"fitting at alpha {self.request.alpha:.4g}")
         return super().fit(rows, source, names, target, seen)
@@ -186,7 +189,8 @@ def _path_here(grid: Grid, folds: int, here: Here, options: dict[str, Any], prog
         request = replace(request, alpha=float(found.alphas[_chosen(found)]))
         fitted = solve(rows, names, names, request, progress, [], None, here.target)
     seconds = {"load": 0.0, "fit": time.perf_counter() - again}
-    told = {"notes": [*here.notes, *fitted.notes], "nbytes": rows.nbytes, **here.coding}
+    notes = list(dict.fromkeys([*here.notes, *found.notes, *fitted.notes]))
+    told = {"notes": notes, "nbytes": rows.nbytes, **here.coding}
     result = Result.of(request, fitted, names, rows.rows, seconds, **told)
     return PathResult(found, names, _chosen(found), path_seconds, result)
 

@@ -40,8 +40,10 @@ def test_cross_validation_chooses_a_strength_and_fits_it(frame: pd.DataFrame) ->
     assert max(table["cv_error_in_se"]) <= 0.01
     told = json.loads(json.dumps(plain(found.as_dict())))
     assert told["folds"] == 4
-    page = render(told)
+    page = render(told | {"notes": ["warning: mind the step"]})
     assert "4 folds" in page
+    assert "mind the step" in page
+    assert '"value":"a"' in page  # the name of a line
     assert "<script src" not in page
 
 
@@ -58,6 +60,7 @@ def test_a_path_ends_at_its_weakest_strength(frame: pd.DataFrame) -> None:
     ("words", "match"),
     [
         ({"alpha": 0.1}, "--alpha"),
+        ({"alpha": 0.0}, "--alpha"),
         ({"penalty": "none"}, "no strength to choose"),
         ({"solver": "admm"}, "lockstep"),
         ({"summary": True}, "--summary"),
@@ -67,8 +70,15 @@ def test_a_path_ends_at_its_weakest_strength(frame: pd.DataFrame) -> None:
 def test_what_makes_no_sense_is_refused(frame: pd.DataFrame, words: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         clusterglm.path(data=frame, target="y", **({"family": "poisson"} | words))
-    with pytest.raises(UsageError, match="--folds"):
-        clusterglm.cv(data=frame, target="y", family="poisson", folds=1)
+    for folds in (1, 2.5):
+        with pytest.raises(UsageError, match="--folds"):
+            clusterglm.cv(data=frame, target="y", family="poisson", folds=folds)  # type: ignore[arg-type]
+
+
+def test_what_a_path_has_to_say_is_said(frame: pd.DataFrame) -> None:
+    table = frame[["a", "y"]].assign(same=1.0)
+    found = clusterglm.path(data=table, target="y", family="poisson", grid=Grid(3))
+    assert "warning: 1 constant columns: coefficients set to 0" in found.fit.notes
 
 
 @pytest.mark.slow
@@ -89,5 +99,7 @@ def test_the_command_writes_tables_and_a_page_beside_the_run(
     assert (run / "report.html").exists()
     refused = clusterglm("cv", *map(str, words), "--folds", "1")
     assert (refused.returncode, "--folds (1)" in refused.stderr) == (2, True)
+    none = clusterglm("cv", *map(str, words), "--strengths", "0")
+    assert (none.returncode, "--strengths (0)" in none.stderr) == (2, True)
     both = clusterglm("path", *map(str, words), "--alphas", "1,2", "--strengths", "3")
     assert (both.returncode, "give one of them" in both.stderr) == (2, True)

@@ -85,7 +85,7 @@ def render(run: Run) -> str:
             solver=words.solver_name(run.result["solver"]),
             numbers=words.counted(width, "number"),
         )
-    notes = _notes(run.result)
+    notes = notes_of(run.result)
     sections = [
         ("convergence", "Convergence"),
         ("coefficients", "Coefficients"),
@@ -197,7 +197,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _notes(result: dict[str, Any]) -> list[tuple[str, str]]:
+def notes_of(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (kind, text), warnings first."""
     found = []
     for note in result.get("notes") or []:

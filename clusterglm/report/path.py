@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clusterglm.report import figures, words
+from clusterglm.report.page import notes_of
 from clusterglm.report.run import number
 from clusterglm.units import format_duration
 
 if TYPE_CHECKING:
     from bokeh.plotting import figure
 
+_LONGEST = 20  # of a name beside its line
 _MOST_LINES = 60  # columns whose coefficients are drawn, the largest
 
 
@@ -38,6 +40,7 @@ def render(found: dict[str, Any]) -> str:
         p=found,
         deck=f"{words.counted(found['rows'], 'row')}, {len(found['alpha'])} strengths of {found['penalty']}",
         cost=_cost(found),
+        notes=notes_of(found),
         rows=[_line(found, k) for k in range(len(found["alpha"]))],
         plots={name: Markup(div) for name, div in divs.items()},  # noqa: S704
         css=source("report.css"),
@@ -80,7 +83,14 @@ def _coefficients(found: dict[str, Any]) -> figure:
     order = np.argsort(-np.max(np.abs(values), axis=0), kind="stable")[:_MOST_LINES]
     colours = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.RED, figures.GREY)
     for i, j in enumerate(order):
-        plot.line(found["alpha"], values[:, j], color=colours[i % len(colours)], line_width=1.5)
+        # As many names as there are colours: of the columns with the largest coefficients.
+        name = str(found["feature_names"][j])
+        label = (
+            {"legend_label": name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"} if i < len(colours) else {}
+        )
+        plot.line(found["alpha"], values[:, j], color=colours[i % len(colours)], line_width=1.5, **label)
+    plot.add_layout(plot.legend[0], "above")
+    plot.legend[0].orientation = "horizontal"
     return plot
 
 

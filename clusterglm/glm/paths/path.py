@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class Grid:
     alphas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.count < 1:
+        if not isinstance(self.count, Integral) or self.count < 1:
             raise UsageError("--strengths", self.count, "must be at least 1")
         if not 0 < self.smallest < 1:
             raise UsageError("--smallest", self.smallest, "must lie between 0 and 1")
