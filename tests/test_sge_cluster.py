@@ -133,6 +133,31 @@ def test_workers_that_come_first_give_their_places_to_the_scheduler(sge: Any, th
     assert not sge.jobs()
 
 
+@pytest.mark.full
+def test_workers_that_reach_their_walltime_are_followed_by_others(
+    sge: Any, there: Any, line: Any, begin: Any, steps: Any, tmp_path: Path, wait_until: Any
+) -> None:
+    """Tasks of the throttled array, one after the other, while the fit goes on."""
+
+    def names() -> set[str]:
+        return {member["name"] for member in json.loads(there("status", "rolling", "--json").stdout)["worker"]}
+
+    life = ("--walltime", "40s", "--scheduler-walltime", "20min")
+    assert there(*UP, "--workers", 2, "--name", "rolling", *life, "--wait").returncode == 0
+    solver = steps.solver("gradient_descent")
+    fit = begin(*("fit", solver, *LINE, "--cluster", "rolling", "--out", "run"), command=line(), env=steps.env(2, 6))
+    for hold in (2, 6):
+        fit.until(lambda hold=hold: steps.reached(hold))
+        before = names()
+        wait_until(lambda before=before: len(now := names()) == 2 and not before & now, 150)
+        steps.go(hold)
+    assert fit.ended(150) == 0, fit.said
+    assert_same_bits(tmp_path / "run", fits.undisturbed("gradient_descent")["gradient_descent"])
+    assert there("down", "rolling").returncode == 0
+    assert not sge.jobs()
+    assert not folders()
+
+
 QSUB = """#!/bin/bash
 count=$(cat {folder}/count 2>/dev/null || echo 0); echo $((count + 1)) > {folder}/count
 /usr/bin/qsub "$@"; code=$?
