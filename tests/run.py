@@ -24,6 +24,7 @@ PACKAGES = {
     "munge": "munge",
     "shellcheck": "shellcheck",
     "ip": "iproute2",
+    "iptables": "iptables",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "faketime": "faketime",

@@ -207,6 +207,35 @@ def test_playbooks_alone_rehearse_scale_and_remove_all(lab: Any, tmp_path: Path,
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
+def test_hosts_that_let_nobody_in_let_the_cluster_in(lab: Any, tmp_path: Path, wheel: str) -> None:
+    """A small fit runs over hosts that drop all but SSH; afterwards their rules are the old ones."""
+    if shutil.which("iptables") is None:
+        pytest.skip("iptables not installed: apt-get install iptables")
+    desk = Desk(lab, tmp_path, wheel)
+    firewall = ("-e", "cluster_files_firewall=true")
+    try:
+        for node in lab.nodes:
+            for rule in (
+                "-i lo -j ACCEPT",
+                "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
+                "-p tcp --dport 22 -j ACCEPT",
+            ):
+                lab.run(node, "iptables", "-A", "INPUT", *rule.split())
+            lab.run(node, "iptables", "-P", "INPUT", "DROP")
+        before = {node: lab.run(node, "iptables", "-S") for node in lab.nodes}
+        assert all(desk.playbook("site.yml", *firewall).values())  # which ends with a fit on all workers
+        assert desk.playbook("site.yml", *firewall, "-e", "verify_rows=0") == dict.fromkeys(lab.nodes, 0)
+        assert all(desk.playbook("teardown.yml", *firewall).values())
+        assert {node: lab.run(node, "iptables", "-S") for node in lab.nodes} == before
+        assert not lab.left()
+    finally:
+        for node in lab.nodes:
+            lab.run(node, "iptables", "-P", "INPUT", "ACCEPT")
+            lab.run(node, "iptables", "-F", "INPUT")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("task", ["python_env : Make the environment", "dask_scheduler : Start", "dask_worker : Start"])
 def test_down_removes_what_a_killed_up_has_made(
