@@ -130,12 +130,15 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             created=now(),
             options=plan.options,
         )
-        registry.create(record)
         try:
+            registry.create(record)
             record = launcher.launch(plan, record, registry.save, seconds, output.note)
             registry.save(record)
             return record
         except BaseException as error:
+            found = registry.read(name)
+            if found is None or (found.host, found.created) != (record.host, record.created):
+                raise  # the name is another's, or the interrupt came first
             try:
                 removed = _remove(registry, launcher, name)
             except ClusterError as left:

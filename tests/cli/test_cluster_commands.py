@@ -18,10 +18,13 @@ from typing import Any
 import psutil
 import pytest
 
+from clusterglm.cli import up
 from clusterglm.clusters import workers
+from clusterglm.clusters.launcher import Record, Size
 from clusterglm.clusters.lookup import connect_cluster, lookup
 from clusterglm.clusters.registry import Registry
-from clusterglm.errors import ClusterError
+from clusterglm.clusters.targets.local import Local
+from clusterglm.errors import ClusterError, Interrupted
 
 pytestmark = pytest.mark.slow
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -241,6 +244,19 @@ def test_an_interrupted_up_leaves_nothing(begin: Begin, cli: Cli, home: Path, nu
     assert errors.count("\n") == 1
     assert not family("cut")
     assert not (home / "clusterglm" / "clusters" / "cut").exists()
+
+
+def test_an_up_that_is_interrupted_while_it_is_recorded_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = Registry.create
+
+    def interrupted(self: Registry, record: Record) -> None:
+        create(self, record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Registry, "create", interrupted)
+    with pytest.raises(Interrupted, match="removed 0 processes"):
+        up._launch(Local(), "early", Size(1), 60)
+    assert Registry().load("early").state == "down"
 
 
 @pytest.mark.parametrize("stage", ["recorded", "started", "answered"])
