@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,9 @@ class Census:
         declared = None
         if pa.types.is_dictionary(column.type):
             if category:
-                declared = tuple(column.dictionary.to_pylist())
+                declared = tuple(_values(column.dictionary))
             column = column.unique().dictionary_decode()
-        self._meet(name, {value for value in column.unique().to_pylist() if value is not None}, declared)
+        self._meet(name, {value for value in _values(column.unique()) if value is not None}, declared)
 
     def levels(self) -> dict[str, Levels]:
         """Return the levels of every column.
@@ -100,6 +101,11 @@ class Census:
             for name, words in found.items()
             if words
         ]
+
+
+def _values(column: pa.Array) -> list[Value | None]:
+    """Return the values of a column, decimals as the numbers that a prediction finds in their place."""
+    return [float(value) if isinstance(value, Decimal) else value for value in column.to_pylist()]
 
 
 def take(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import write
 
+import clusterglm
 from clusterglm.data import census, csv
 from clusterglm.data.sources import FileSource, local_rows, open_source
 from clusterglm.errors import DataError, UsageError
+from clusterglm.model import load_model
+from clusterglm.run_folder import claim
 
 BOTH = pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 CITIES = ["Bern", "Oslo", "Rome", "São Paulo"]
@@ -208,6 +212,23 @@ def test_a_number_too_large_to_be_a_level(tmp_path: Path) -> None:
         DataError, match=r"column id \(9007199254740994\): too large a number for a level: write it as text"
     ):
         opened(tmp_path, features=["id"], categorical=["id"])
+
+
+@pytest.mark.parametrize("categories", [False, True])
+def test_decimals_are_the_levels_that_a_prediction_finds(tmp_path: Path, categories: bool) -> None:
+    values = [Decimal(v) for v in ("0.50", "2.00", "0.00", "10.00")] * 3
+    prices = pd.Series(values, dtype=pd.ArrowDtype(pa.decimal128(5, 2)))
+    frame = pd.DataFrame({"price": prices, "y": np.arange(12.0)})
+    frame.to_parquet(tmp_path / "d.parquet")
+    declared = {"price": "category"} if categories else {}
+    fitted = clusterglm.fit(data=frame.astype(declared), target="y", categorical=["price"], family="gaussian")
+    source = opened(tmp_path / "d.parquet", categorical=["price"])
+    assert source.names == fitted.feature_names == ["price[T.0.5]", "price[T.2]", "price[T.10]"]
+    with claim(tmp_path / "run") as folder:
+        folder.write_json("model.json", fitted.model())
+    model = load_model(tmp_path / "run" / "model.json")
+    for asked in (frame, frame.astype({"price": float})):
+        np.testing.assert_allclose(model.predict(asked), np.tile(frame.y.to_numpy()[4:8], 3), rtol=1e-12)
 
 
 def test_words_among_numbers_are_levels_only_where_that_is_asked_for(tmp_path: Path) -> None:
