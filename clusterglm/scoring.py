@@ -1,6 +1,7 @@
 """Predictions at scale: the model is applied where the files are, part by part, in constant memory.
 
-A part is a few consecutive pieces of one file, and one file of the target; parts are numbered in the order of the rows.
+A part is a few consecutive pieces of one file, and one file of the target, or several where a piece has many rows: what
+is written of a file is held until it is complete. Files are numbered in the order of the rows.
 """
 
 from __future__ import annotations
@@ -36,11 +37,18 @@ _TEXTS = {"string", "category", "mixed"}
 
 
 class _Part(NamedTuple):
-    """A stretch of a file: its number, the file with these pieces alone, and how its columns are read."""
+    """A stretch of a file: the file with these pieces alone, how its columns are read, and the files that are written,
+    of ``rows`` each, from ``number`` on."""
 
-    number: int
     file: DataFile
     kinds: dict[str, str]
+    number: int
+    rows: int
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the files that are written."""
+        return range(self.number, self.number - (-self.file.rows // self.rows))
 
 
 class Written(NamedTuple):
@@ -112,7 +120,7 @@ class Scoring:
     def run(
         self, client: Client, note: Callable[[str], object], tell: Callable[[int, int], object]
     ) -> tuple[Written, int]:
-        """Write the predictions into the unfinished target; return what they came to, and the number of parts.
+        """Write the predictions into the unfinished target; return what they came to, and the number of files.
 
         ``note`` is called with a line for the user, ``tell`` with the rows that are done and all of them.
 
@@ -141,7 +149,8 @@ class Scoring:
         parts = list(self._parts(format, looks, min(max(share, _FEWEST_ROWS), _MOST_ROWS)))
         self.target.check(rows * _ROW_BYTES, overwrite=True)
         total = Written(0, 0, Counter())
-        digits = max(5, len(str(len(parts) - 1)))
+        files = parts[-1].numbers.stop
+        digits = max(5, len(str(files - 1)))
         for done in written_parts(client, partial(_write, self, format, digits), parts):
             total = Written(total.rows + done.rows, total.missing + done.missing, total.unseen + done.unseen)
             tell(total.rows, rows)
@@ -152,15 +161,16 @@ class Scoring:
             note(f"warning: column {quoted(name)}: {number} no level of the model: {taken}")
         if total.missing:
             note(f"note: rows without a prediction, for a value is missing: {total.missing} of {total.rows}")
-        return total, len(parts)
+        return total, files
 
     def _parts(self, format: str, looks: Sequence[Look], rows: int) -> Iterator[_Part]:
         number = 0
         for look in looks:
             kinds = self._kinds(format, look)
             for pieces in runs(look.file.pieces, rows):
-                yield _Part(number, replace(look.file, pieces=pieces), kinds)
-                number += 1
+                part = _Part(replace(look.file, pieces=pieces), kinds, number, _MOST_ROWS)
+                number = part.numbers.stop
+                yield part
 
     def _why(self, name: str) -> str:
         """Return the words for what a column is wanted for."""
@@ -190,13 +200,10 @@ class Scoring:
 
 def _write(scoring: Scoring, format: str, digits: int, part: _Part) -> Written:
     """Write the predictions of one part, on a worker."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from clusterglm.data.levels import as_arrow
 
-    sink, writer = pa.BufferOutputStream(), None
-    file, row = part.file, part.file.pieces[0].first
+    names = [f"part-{number:0{digits}}.parquet" for number in part.numbers]
+    file, row, output = part.file, part.file.pieces[0].first, _Output(scoring.target, names, part.rows)
     missing, unseen, first = 0, Counter[str](), row
     with unchanged(file):
         for batch in map(as_arrow, reader(format).batches(file, part.kinds)):
@@ -206,16 +213,46 @@ def _write(scoring: Scoring, format: str, digits: int, part: _Part) -> Written:
                     raise found.refusal(place(format, file, row + found.row), scoring.model.levels[found.column])
                 unseen[found.column] += found.values
             missing += int(np.isnan(scores.eta.reshape(len(batch), -1)[:, 0]).sum())
-            table = _table(scoring, batch, scores.mean, scores.eta)
-            writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True)
-            writer.write_table(table)
             row += len(batch)
-    if row - first != file.rows or writer is None:
+            if row - first > file.rows:
+                break
+            output.append(_table(scoring, batch, scores.mean, scores.eta))
+    if row - first != file.rows:
         raise DataError(quoted(file.name), None, "holds other rows than its footer says: write it again")
-    writer.close()
-    scoring.target.write(f"part-{part.number:0{digits}}.parquet", sink.getvalue())
+    output.close()
     scoring.target.leave_if_over()
     return Written(file.rows, missing, unseen)
+
+
+class _Output:
+    """The files ``names`` of a target, one after another, of ``rows`` each."""
+
+    def __init__(self, target: Target, names: Sequence[str], rows: int) -> None:
+        self.target, self.names, self.rows = target, iter(names), rows
+        self._writer: Any = None
+
+    def append(self, table: pa.Table) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        while len(table):
+            if self._writer is None:
+                self._sink, self._left = pa.BufferOutputStream(), self.rows
+                words: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+                self._writer = pq.ParquetWriter(self._sink, table.schema, **words)
+            now = table.slice(0, self._left)
+            self._writer.write_table(now)
+            self._left -= len(now)
+            table = table.slice(len(now))
+            if not self._left:
+                self.close()
+
+    def close(self) -> None:
+        """Write the file that is begun, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+            self.target.write(next(self.names), self._sink.getvalue())
+            self._writer = None
 
 
 def _table(scoring: Scoring, batch: pa.RecordBatch, mean: np.ndarray, eta: np.ndarray) -> pa.Table:
