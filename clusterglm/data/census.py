@@ -103,7 +103,7 @@ class Census:
         ]
 
 
-def _values(column: pa.Array) -> list[Value | None]:
+def _values(column: pa.Array) -> list[Any]:
     """Return the values of a column, decimals as the numbers that a prediction finds in their place."""
     return [float(value) if isinstance(value, Decimal) else value for value in column.to_pylist()]
 
