@@ -372,6 +372,7 @@ class _Fitting:
             chunk_rows=self.request.rows_per_chunk,
             extra_columns=source.extra_columns,
             data=self.request.data,
+            stored=source.stored,
         )
         for reason in plan.reasons:
             if reason.startswith(("note:", "warning:")):

@@ -11,7 +11,8 @@ there is room, for they are read back several times faster than the files are de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,12 +94,14 @@ def plan(
     chunk_rows: int | None = None,
     extra_columns: int = 1,
     data: str | None = None,
+    stored: Sequence[int] = (),
 ) -> Plan:
     """Return the plan for ``rows`` x ``columns`` (the intercept's column counted) on ``workers`` of ``memory`` bytes.
 
     ``threads`` counts those of all workers together; ``memory`` is each worker's limit in bytes, 0 where there is none;
     ``disk`` are the bytes that are free on all of their local disks together; ``extra_columns`` are the target, weights
-    and offset, 8 bytes each; ``data`` names what was asked for where rows are not generated.
+    and offset, 8 bytes each; ``data`` names what was asked for where rows are not generated. ``stored`` are the first
+    rows, in order, of what must be decoded together: row groups, say.
 
     Raises
     ------
@@ -129,7 +132,9 @@ def plan(
         sizes: Sequence[int] = range(max(min(rows // fewest, largest) // local, 1), 0, -1)
         if held == "memory" and memory:
             sizes = [k for k in sizes if fullest(k * local) <= room.of_a_worker] or [1]
-        size *= _problems_per_chunk(-(-rows // local), sizes, threads)
+        size *= _problems_per_chunk(
+            -(-rows // local), sizes, threads, lambda k: _decoded_again(rows, k * local, stored) / (threads * local)
+        )
         number = _count(-(-rows // size), "chunk")
         reasons.append(
             f"chunks of {size} rows: {format_size(size * row_bytes)}, {number} on {_count(threads, 'thread')}"
@@ -168,14 +173,24 @@ def plan(
     )
 
 
-def _problems_per_chunk(problems: int, sizes: Sequence[int], threads: int) -> int:
+def _problems_per_chunk(
+    problems: int, sizes: Sequence[int], threads: int, besides: Callable[[int], float] = lambda _: 0.0
+) -> int:
     """Return how many local problems make a chunk, of ``sizes``, the largest first: no less than a third of it, so
-    that the busiest thread has the least to do."""
+    that the busiest thread has the least to do, what each does ``besides`` with chunks of such a size included."""
 
-    def busiest(size: int) -> int:
-        return -(-problems // size // threads) * size
+    def busiest(size: int) -> float:
+        return -(-problems // size // threads) * size + besides(size)
 
     return min((size for size in sizes if 3 * size >= sizes[0]), key=busiest)  # of equals the largest
+
+
+def _decoded_again(rows: int, size: int, stored: Sequence[int]) -> int:
+    """Return how many rows are decoded for nothing, because chunks of ``size`` begin behind them within what is
+    decoded together."""
+    if not stored:
+        return 0
+    return sum(first - stored[bisect_right(stored, first) - 1] for first in range(size, rows, size))
 
 
 @dataclass(frozen=True)

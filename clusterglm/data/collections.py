@@ -194,6 +194,7 @@ class Collections:
 
     truth = None
     random_access = False
+    stored = ()  # in memory a piece that is cut is made once, and handed to two chunks
 
     def __init__(
         self,

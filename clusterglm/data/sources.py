@@ -61,6 +61,10 @@ class Source(Protocol):
         """Target, weights and offset: 8 bytes a row each."""
 
     @property
+    def stored(self) -> Sequence[int]:
+        """The first rows, in order, of what must be decoded together; none where any row can be made by itself."""
+
+    @property
     def notes(self) -> list[str]:
         """Lines that begin with ``note:`` or ``warning:``."""
 
@@ -157,6 +161,10 @@ class FileSource:
     @property
     def rows(self) -> int:
         return self.files[-1].first + self.files[-1].rows if self.files else 0
+
+    @property
+    def stored(self) -> list[int]:
+        return [file.first + first for file in self.files for first, rows in file.held if rows]
 
     def open(self, client: Client | None) -> None:
         if client is not None and str(self.path.path).startswith("memory://"):

@@ -42,6 +42,7 @@ class Synthetic:
         return [f"x{j}" for j in range(self.columns)]
 
     random_access = True
+    stored = ()
 
     @property
     def coding(self) -> dict[str, Any]:

@@ -42,6 +42,31 @@ def test_the_ranges_cover_every_row_once(rows: int, chunk_rows: int) -> None:
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
 
 
+@given(st.integers(1, 10**8), st.integers(1, 8), st.integers(2**17, 2**21), st.sampled_from(["stream", "disk"]))
+def test_what_is_stored_together_changes_no_bits(rows: int, threads: int, group: int, storage: str) -> None:
+    words = {"rows": rows, "columns": 16, "storage": storage, "threads": threads, "disk": 10**12, "data": "d"}
+    stored = range(0, rows, group)
+    without = plan(solver="admm", **words)  # type: ignore[arg-type]
+    made = plan(solver="admm", **words, stored=stored)  # type: ignore[arg-type]
+    assert (made.local_rows, made.block_rows) == (without.local_rows, without.block_rows)
+
+    def work(chunk_rows: int) -> float:
+        """Return the rows that the busiest thread decodes, those that it has no use for included."""
+        again = sum(first % group for first in range(chunk_rows, rows, chunk_rows))
+        return -(-rows // chunk_rows // threads) * chunk_rows + again / threads
+
+    assert work(made.chunk_rows) <= work(without.chunk_rows)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("groups", [300, 301, 777])
+def test_chunks_begin_where_row_groups_do(groups: int, threads: int) -> None:
+    """Groups of 2^20 rows, which many programs write, are two local problems of 16 columns."""
+    rows, words = groups * 2**20, {"columns": 16, "threads": threads, "data": "d", "disk": 10**12}
+    made = plan(solver="newton", rows=rows, storage="disk", **words, stored=range(0, rows, 2**20))  # type: ignore[arg-type]
+    assert (made.local_rows, made.chunk_rows) == (2**19, 2**20)
+
+
 BIG = {"solver": "newton", "rows": 8 * 10**8, "columns": 15}
 
 

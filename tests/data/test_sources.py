@@ -69,6 +69,14 @@ def test_the_fingerprint_tells_versions_apart(frame: pd.DataFrame, tmp_path: Pat
     assert opened(path).fingerprint() != first
 
 
+def test_where_row_groups_begin_is_known_to_the_planner(frame: pd.DataFrame, tmp_path: Path) -> None:
+    for i, part in enumerate((frame[:70], frame[:0], frame[:45])):
+        part.to_parquet(tmp_path / f"{i}.parquet", row_group_size=30)
+    source = open_source(str(tmp_path), "y", missing="drop")
+    source.open(None)
+    assert list(source.stored) == [0, 30, 60, 70, 100]
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_features_are_taken_in_the_order_asked_for(frame: pd.DataFrame, tmp_path: Path, suffix: str) -> None:
     source = opened(write(frame, tmp_path / f"d{suffix}"), features=["c", "a"])
