@@ -77,6 +77,10 @@ class ClusterError(ClusterglmError):
     exit_code = CLUSTER
 
 
+class Taken(ClusterError):
+    """A name that another command took a moment before: whatever carries it in the cloud is that one's."""
+
+
 class DataError(ClusterglmError):
     """Data that had to be opened to be refused: missing, unreadable, not finite, outside the family's range."""
 

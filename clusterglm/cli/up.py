@@ -13,11 +13,11 @@ import typer
 
 from clusterglm import config
 from clusterglm.cli import options, output
-from clusterglm.clusters.launcher import Launcher, Record, Size, configured
+from clusterglm.clusters.launcher import Account, Launcher, Record, Size, configured
 from clusterglm.clusters.lookup import enter_rehearsal, launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
 from clusterglm.clusters.targets import TARGETS
-from clusterglm.errors import ClusterError, Interrupted, UsageError
+from clusterglm.errors import ClusterError, Interrupted, Taken, UsageError
 from clusterglm.units import parse_count, parse_duration
 
 _COMMON = {
@@ -130,9 +130,17 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             created=now(),
             options=plan.options,
         )
+        # A cloud's launcher saves before it makes anything. What carries the name before that is somebody else's.
+        begun = not isinstance(launcher, Account)
+
+        def save(record: Record) -> None:
+            nonlocal begun
+            registry.save(record)
+            begun = True
+
         try:
             registry.create(record)
-            record = launcher.launch(plan, record, registry.save, seconds, output.note)
+            record = launcher.launch(plan, record, save, seconds, output.note)
             registry.save(record)
             return record
         except BaseException as error:
@@ -140,7 +148,9 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             if found is None or (found.host, found.created) != (record.host, record.created):
                 raise  # the name is another's, or the interrupt came first
             try:
-                removed = _remove(registry, launcher, name)
+                ours = begun and not isinstance(error, Taken)
+                removed = _remove(registry, launcher, name) if ours else 0
+                registry.update(name, state="down")
             except ClusterError as left:
                 output.warning(str(left))
                 raise error from left
@@ -151,9 +161,7 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
 
 def _remove(registry: Registry, launcher: Launcher, name: str) -> int:
     try:
-        removed = launcher.stop(registry.load(name))  # with all that was noted on the way
-        registry.update(name, state="down")
-        return removed
+        return launcher.stop(registry.load(name))  # with all that was noted on the way
     except KeyboardInterrupt as error:
         cure = f"not all of its {launcher.parts} removed: run clusterglm down {name}"
         raise Interrupted("interrupted", None, cure) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -58,6 +59,12 @@ def lookup(name: str, what: str = "cluster", hosts: str | None = None, look: boo
         if record is None:
             raise not_known(name, everything(hosts=hosts), what)
         if check_place(launcher_of(record), name, look):
+            registry.save(record)
+    elif record.state == "down" and isinstance(launcher := launcher_of(record), Account):
+        # Another machine may have started one of that name since then.
+        with contextlib.suppress(ClusterError):
+            record = launcher.find(name) or record
+        if record.state != "down" and check_place(launcher_of(record), name, look):
             registry.save(record)
     elif record.state == "up" and not (record.address and _has_keys(record)):
         # It waited in a queue when this was written, or its keys were removed here.

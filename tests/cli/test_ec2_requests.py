@@ -15,9 +15,13 @@ from urllib.request import urlopen
 
 import pytest
 
+from clusterglm.cli import up
 from clusterglm.clusters import tls
 from clusterglm.clusters.cloud import fleet
-from clusterglm.clusters.cloud.ec2 import api
+from clusterglm.clusters.cloud.ec2 import api, preflight
+from clusterglm.clusters.launcher import Size, configured
+from clusterglm.clusters.targets.ec2 import Ec2
+from clusterglm.errors import ClusterError
 
 pytestmark = pytest.mark.slow
 Cli = Callable[..., Any]
@@ -114,6 +118,30 @@ def test_what_is_over_is_removed_in_every_region_and_by_its_owner(aws: Aws, clus
     assert clusterglm("down", "--expired", "--any-owner").returncode == 0
     assert names(here) == ["alive", "born"]
     assert clusterglm("down", "--any-owner", "alive").returncode == 2
+
+
+@pytest.mark.parametrize("refused", ["by the group", "before it"])
+def test_who_loses_the_race_for_a_name_leaves_the_winners_cluster_alone(
+    aws: Aws, clusterglm: Cli, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = configured(Ec2, allow_cidr=["203.0.113.5/32"], image="ami-12c6146b")
+    monkeypatch.setattr(Ec2, "find", lambda *_: None)  # when it looked, the other one had not begun
+    if refused == "before it":
+        monkeypatch.setattr(preflight, "check", lambda *_: no_room())
+    machine(aws(), "lab")
+    group(aws(), "lab")
+    words = "there: another name" if refused == "by the group" else "no room"
+    with pytest.raises(ClusterError, match=words):
+        up._launch(launcher, "lab", Size(1), 30)
+    assert names(aws()) == ["lab"]
+    assert len(api.machines(aws(), "lab")) == len(api.groups(aws(), "lab")) == 1
+    # And from here too it can be used, whatever the record of the loser says.
+    assert [row["name"] for row in json.loads(clusterglm("ls", "--json").stdout)] == ["lab"]
+    assert clusterglm("down", "lab").stderr == "note: lab: 1 machines ended\n"
+
+
+def no_room() -> None:
+    raise ClusterError("quota", None, "no room")
 
 
 def test_clusters_are_found_in_every_region_and_then_known(aws: Aws, clusterglm: Cli) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from clusterglm.clusters.cloud import rehearsal, userdata
 from clusterglm.clusters.cloud.fakes.booter import GATEWAY
-from clusterglm.errors import ClusterError
+from clusterglm.errors import ClusterError, Taken
 
 CLUSTER, ROLE, CREATED, EXPIRES, OWNER, VERSION = (
     f"clusterglm:{key}" for key in ("cluster", "role", "created", "expires", "owner", "version")
@@ -233,7 +233,7 @@ def open_group(ec2: Any, name: str, network: str, ranges: Iterable[str], values:
 
     Raises
     ------
-    ClusterError
+    Taken
         There is one: another ``up`` of this name is under way or has left it.
     """
     import botocore.exceptions
@@ -246,7 +246,7 @@ def open_group(ec2: Any, name: str, network: str, ranges: Iterable[str], values:
         except botocore.exceptions.ClientError as error:
             if error.response["Error"]["Code"] == "InvalidGroup.Duplicate":
                 cure = f"its security group is there: another name, or clusterglm down {name}"
-                raise ClusterError("--name", name, cure) from error
+                raise Taken("--name", name, cure) from error
             raise
         for port in (userdata.PORT, *([22] if ssh else [])):
             for each in ranges:
