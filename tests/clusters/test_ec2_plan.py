@@ -131,6 +131,8 @@ def test_lines_of_the_user_reach_the_shell_as_they_are(line: str, tmp_path: Path
         ("allow_cidr", ["0.0.0.0/0"], "the whole world"),
         ("allow_cidr", ["home"], "not a range of addresses"),
         ("first", ["export AWS_SECRET_ACCESS_KEY=x"], "holds a secret"),
+        ("first", ["export ID=AKIAABCDEFGHIJKLMNOP"], "holds a secret"),
+        ("first", ["export DIGITALOCEAN_TOKEN=x"], "holds a secret"),
         ("disk", "4GB", "from 8GB to 16384GB"),
         ("instance_type", "big", "not an instance type"),
         ("max_cost", "free", "not a sum of dollars"),

@@ -12,7 +12,10 @@ from clusterglm.units import parse_size
 
 _TYPE = re.compile(r"[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]{2,20}){1,3}-[0-9]{1,2}")
-_SECRET = re.compile(r"(?i)aws_secret|aws_session_token|password=|-----BEGIN [A-Z ]*PRIVATE KEY")
+_SECRET = re.compile(
+    r"(?i)aws_secret|aws_session_token|(?:password|token|secret)=|\b(?:AKIA|ASIA)[A-Z0-9]{12}|"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY"
+)
 _LEAST_DISK, _MOST_DISK = 8, 16384  # GB: Ubuntu's own image, and what a volume may have
 
 

@@ -213,7 +213,9 @@ class Cluster(EC2Cluster):  # type: ignore[misc]
             "ClientToken": token,  # a request that is repeated because its answer was lost starts no second machine
             "TagSpecifications": specifications,
             # The image's own root: any other name would be a second disk.
-            "BlockDeviceMappings": [{"DeviceName": self.order.image["RootDeviceName"], "Ebs": disk["Ebs"]}],
+            "BlockDeviceMappings": [
+                {"DeviceName": self.order.image["RootDeviceName"], "Ebs": disk["Ebs"] | {"Encrypted": True}}
+            ],
         }
 
 

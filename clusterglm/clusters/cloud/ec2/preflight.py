@@ -37,16 +37,26 @@ def check(
         It would be refused. What cannot be looked at is told, and stops nobody.
     """
     permission(launcher, ec2, subnet, image)
-    scheduler, worker = launcher.kinds()
-    quotas = launcher.client("service-quotas")
+    enough(launcher, ec2, [launcher.kinds()[0]], workers, tell)
+
+
+def enough(launcher: Ec2, ec2: Any, ordinary: Sequence[str], workers: int, tell: Callable[[str], None]) -> None:
+    """Look whether there is room for these ordinary machines and so many workers' machines.
+
+    Raises
+    ------
+    ClusterError
+        There is not; where spot machines do not fit, that is told, for ordinary ones are taken in their place.
+    """
+    quotas, asked = launcher.client("service-quotas"), [launcher.kinds()[1]] * workers
+    notes = set()
     if launcher.spot:
         try:
-            note = room(ec2, quotas, [worker] * workers, SPOT)
+            notes.add(room(ec2, quotas, asked, SPOT))
         except ClusterError as error:
-            note = f"{error}, or some of them will be ordinary ones"
-    else:
-        note = room(ec2, quotas, [scheduler, *[worker] * workers])
-    if note:
+            notes.add(f"{error}, or some of them will be ordinary ones")
+    notes.add(room(ec2, quotas, [*ordinary, *([] if launcher.spot else asked)]))
+    for note in sorted(filter(None, notes)):
         tell(note)
 
 
