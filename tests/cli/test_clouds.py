@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from hosts import ec2 as machines
+from hosts import killing
 
 import clusterglm as package
 from clusterglm.clusters.cloud import rehearsal
@@ -23,6 +26,7 @@ Cli = Callable[..., Any]
 ROWS, COLUMNS = 100_000, 6
 LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5, "--start", "null", "--quiet")
 CLOUDS = ("digitalocean", "gcp")
+MOST_REQUESTS = 32  # different ones of an ``up`` without a fault
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,3 +120,51 @@ def test_what_has_ended_by_itself_is_gone_and_removed_as_expired(cloud: str, clu
     assert done.returncode == 0, done.stderr
     assert "idle: its scheduler has ended: 2 machines and all that belongs to it removed" in done.stderr
     assert clusterglm("ls").stdout == ""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("request_number", range(MOST_REQUESTS))
+def test_down_removes_what_an_up_killed_before_any_request_has_started(
+    cloud: str, request_number: int, clusterglm: Cli, tmp_path: Path
+) -> None:
+    sent = tmp_path / "requests"
+    path = os.pathsep.join([str(killing.folder(tmp_path / "site")), os.environ["PYTHONPATH"]])
+    env = {"REQUESTS": str(sent), "AT": str(request_number), "PYTHONPATH": path}
+    done = clusterglm("up", cloud, "--fake", "--workers", 2, "--name", "killed", env=env)
+    assert done.returncode in (-signal.SIGKILL, 0), done.stderr
+    if request_number % 2:
+        forget()  # names and tags say enough
+    down = clusterglm("down", "killed", "--if-exists")
+    assert down.returncode == 0, down.stderr
+    assert rehearsal.shown(cloud)["empty"]
+    requests = sent.read_text().splitlines()
+    assert len(requests) < MOST_REQUESTS
+    print(f"{cloud}, before {request_number}, after {requests[-1:]}")
+
+
+@pytest.mark.full
+def test_a_spot_machine_of_googles_that_is_taken_back_changes_no_bit(
+    clusterglm: Cli, begin: Any, steps: Any, tmp_path: Path, wait_until: Any
+) -> None:
+    done = clusterglm("up", "gcp", "--fake", "--workers", 2, "--name", "lab", "--spot")
+    assert done.returncode == 0, done.stderr
+    line = ("fit", steps.solver("admm"), *LINE, "--lamduh", 1, "--cluster", "lab", "--out", tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in steps.env(1).items():
+            patch.setenv(name, value)
+        running = begin(*line)
+    wait_until(lambda: steps.reached(1) or running.poll() is not None)
+    (machine,) = (item for item in rehearsal.shown("gcp")["servers"] if item["name"] == "dask-lab-worker-1")
+    machines.notice(machine["id"])
+    wait_until(lambda: sum(item["alive"] for item in rehearsal.shown("gcp")["servers"]) == 2)  # it has gone by itself
+    steps.go(1)
+    assert running.wait(120) == 0, running.communicate()
+    rows = local_rows(Synthetic(ROWS, COLUMNS))
+    expected = package.fit(data=rows, solver="admm", family="binomial", lamduh=1.0, tol=1e-5, start="null")
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert np.array_equal(found["coefficients"], expected.coefficients)
+    # The one that is off is still paid for, and has the name of its successor.
+    assert clusterglm("scale", "lab", 2).returncode == 0
+    assert all(item["alive"] for item in rehearsal.shown("gcp")["servers"])
+    assert clusterglm("down", "lab").stderr == "note: lab: 3 machines ended\n"

@@ -83,6 +83,7 @@ def test_everything_is_tagged_and_walled_at_birth(lab: dict[str, Any]) -> None:
         assert tags["clusterglm:cluster"] == "lab"
         assert {"clusterglm:expires", "clusterglm:owner", "clusterglm:version"} <= tags.keys()
     assert {item["MetadataOptions"]["HttpTokens"] for item in found["machines"]} == {"required"}
+    assert {item["Encrypted"] for item in found["volumes"]} == {True}
     (rules,) = (group["IpPermissions"] for group in found["groups"])
     by_address = [rule for rule in rules if rule["IpRanges"]]
     assert [(rule["FromPort"], rule["ToPort"]) for rule in by_address] == [(8786, 8786)]
@@ -157,7 +158,7 @@ def test_a_spot_machine_that_is_taken_back_in_the_middle_of_a_fit_changes_no_bit
     wait_until(lambda: steps.reached(1) or running.poll() is not None)
     (machine,) = (item for item in ec2.everything()["machines"] if "worker-1" in str(item["Tags"]))
     assert machine["InstanceLifecycle"] == "spot"
-    ec2.notice(machine)
+    ec2.notice(machine["InstanceId"])
     wait_until(lambda: len(ec2.everything()["machines"]) == 2)  # it has gone by itself
     steps.go(1)
     assert running.wait(120) == 0, running.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 
 from clusterglm.clusters import tls
+from clusterglm.clusters.cloud import vm
 from clusterglm.clusters.cloud.fakes import digitalocean, gcp
 from clusterglm.clusters.launcher import Plan, Size, configured
 from clusterglm.clusters.targets import TARGETS
 from clusterglm.clusters.targets.digitalocean import DigitalOcean
 from clusterglm.clusters.targets.gcp import Gcp
-from clusterglm.errors import ClusterError, UsageError
+from clusterglm.errors import ClusterError, Taken, UsageError
 
 FINGERPRINT = ":".join(["3b"] * 16)
 README = Path(__file__).parents[2] / "README.md"
@@ -129,7 +131,7 @@ def test_a_wall_is_opened_and_closed_and_leaves_nothing(cloud: str, request: pyt
     provider = launcher.provider()
     order = launcher._order("demo", {}, None, 3600.0)
     provider.wall(order, ["203.0.113.5/32"], False)
-    with pytest.raises(ClusterError, match=r"there: another name, or clusterglm down demo"):
+    with pytest.raises(Taken, match=r"there: another name, or clusterglm down demo"):
         provider.wall(order, ["203.0.113.5/32"], False)
     assert provider.walls() == ["demo"]
     provider.admit("demo", 8786, ["203.0.113.6/32"])
@@ -140,6 +142,127 @@ def test_a_wall_is_opened_and_closed_and_leaves_nothing(cloud: str, request: pyt
     assert provider.clear("demo")
     assert fake.shown()["empty"]
     assert not fake.shown().get("tags")
+
+
+def failing(fake: Any, monkeypatch: pytest.MonkeyPatch, method: str, end: str, statuses: list[int], done: bool) -> None:
+    """Have a fake answer with these statuses in turn, whether it has done what was asked or not; then as ever."""
+    plain, left = fake.answer, iter(statuses)
+
+    def answer(asked: str, target: str, content: bytes, headers: Any) -> Any:
+        path = target.partition("?")[0].rstrip("/")
+        if asked == method and path.endswith(end) and (status := next(left, None)):
+            if done:
+                plain(asked, target, content, headers)
+            return status, {"id": "server_error", "message": "API Rate limit exceeded.", "error": {"message": "later"}}
+        return plain(asked, target, content, headers)
+
+    monkeypatch.setattr(fake, "answer", answer)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "done"), [([429, 429], False), ([503], False), ([503], True), ([500, 429], False)]
+)
+def test_a_droplet_that_was_asked_for_twice_is_there_once(
+    droplets: digitalocean.Droplets, statuses: list[int], done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clusterglm.clusters.cloud.providers.digitalocean._PAUSES", (0.01,) * 3)
+    launcher = configured(DigitalOcean)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    failing(droplets, monkeypatch, "POST", "/droplets", statuses, done)
+    asyncio.run(vm.start_workers(provider, order, "tls://10.0.0.1:8786", [0]))
+    assert [server.name for server in provider.servers("demo")] == ["dask-demo-worker-0"]
+
+
+def test_what_was_seen_too_late_is_removed(droplets: digitalocean.Droplets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterglm.clusters.cloud.providers.digitalocean._PAUSES", (0.01,) * 3)
+    launcher = configured(DigitalOcean)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    seen, blind = provider.servers, [True]
+    monkeypatch.setattr(provider, "servers", lambda name: [] if blind.pop() else seen(name))
+    blind[:0] = [False]
+    failing(droplets, monkeypatch, "POST", "/droplets", [503], done=True)
+    provider.start("demo", provider.planned(order, "worker")[0])
+    assert len(seen("demo")) == 1
+
+
+def test_a_firewall_whose_answer_was_lost_is_not_asked_for_again(
+    droplets: digitalocean.Droplets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = configured(DigitalOcean)
+    failing(droplets, monkeypatch, "POST", "/firewalls", [503], done=True)
+    with pytest.raises(ClusterError, match="firewall"):  # and not Taken: it may be ours
+        launcher.provider().wall(launcher._order("demo", {}, None, 3600.0), ["203.0.113.5/32"], False)
+    assert sum(path.endswith("firewalls") for method, path, _ in droplets.sent if method == "POST") == 1
+
+
+@pytest.mark.parametrize(("cloud", "most"), [("droplets", 12), ("instances", 40)])
+def test_waiting_for_machines_does_not_wear_out_a_cloud(cloud: str, most: int, request: pytest.FixtureRequest) -> None:
+    fake = request.getfixturevalue(cloud)
+    launcher = configured(DigitalOcean if cloud == "droplets" else Gcp)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    asyncio.run(vm.start_workers(provider, order, "tls://10.0.0.1:8786", range(8)))
+    assert len(provider.servers("demo")) == 8
+    assert len(fake.sent) <= most
+
+
+def test_a_machine_that_is_taken_while_it_comes_up_is_told(
+    instances: gcp.Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcp, "_STAGING_SECONDS", 600.0)
+    monkeypatch.setattr(vm, "_LOOK_SECONDS", 0.05)
+    launcher = configured(Gcp)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    plain = instances.routes["GET", "/compute/v1/projects/rehearsal/aggregated/instances"]
+
+    def once(**words: Any) -> Any:
+        found = plain(**words)
+        instances.instances.clear()
+        return found
+
+    monkeypatch.setitem(instances.routes, ("GET", "/compute/v1/projects/rehearsal/aggregated/instances"), once)
+    with pytest.raises(ClusterError, match=r"dask-demo-worker-0: its boot failed: it is gone"):
+        asyncio.run(vm.start_workers(provider, order, "tls://10.0.0.1:8786", [0]))
+
+
+def test_googles_refusals_of_the_moment_are_waited_out_and_nothing_is_done_twice(
+    instances: gcp.Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("googleapiclient.http.HttpRequest._sleep", lambda *_: None, raising=False)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    launcher = configured(Gcp)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    failing(instances, monkeypatch, "POST", "/firewalls", [503, 429], done=False)
+    provider.wall(order, ["203.0.113.5/32"], False)
+    failing(instances, monkeypatch, "DELETE", "/clusterglm-demo", [503], done=True)
+    assert provider.clear("demo")
+    assert instances.shown()["empty"]
+
+
+def test_instances_are_ended_at_the_same_time(instances: gcp.Instances) -> None:
+    launcher = configured(Gcp)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    asyncio.run(vm.start_workers(provider, order, "tls://10.0.0.1:8786", range(3)))
+    instances.sent.clear()
+    provider.delete(provider.servers("demo"))
+    assert [method for method, _, _ in instances.sent] == ["GET", *3 * ["DELETE"], *3 * ["POST"]]
+
+
+def test_nothing_but_the_scheduler_is_open_on_a_network_that_is_open() -> None:
+    rules = [body for _, _, body in requests(configured(Gcp, project="lab").plan("demo", Size(2)), "wall")]
+    assert [rule["priority"] for rule in rules] == [900, 900, 901]
+    assert (rules[2]["sourceRanges"], rules[2]["denied"]) == (["0.0.0.0/0"], [{"IPProtocol": "all"}])
+    (worker,) = requests(configured(Gcp, project="lab").plan("demo", Size(2)), "worker")
+    assert "serviceAccounts" not in worker[2]
+    (worker,) = requests(configured(Gcp, project="lab", instance_profile="me@x").plan("demo", Size(2)), "worker")
+    assert worker[2]["serviceAccounts"][0]["email"] == "me@x"
+
+
+def test_a_tag_without_a_firewall_is_known_and_removed(droplets: digitalocean.Droplets) -> None:
+    provider = configured(DigitalOcean).provider()
+    droplets.tags += ["mine", "clusterglm", "clusterglm:demo", "clusterglm:demo-2:expires:x"]
+    assert provider.walls() == ["demo", "demo-2"]
+    assert provider.clear("demo")
+    assert droplets.tags == ["mine", "clusterglm", "clusterglm:demo-2:expires:x"]
 
 
 def test_keys_are_made_again_by_whoever_knows_the_secret(tmp_path: Path) -> None:

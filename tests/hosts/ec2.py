@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from clusterglm.clusters.cloud import rehearsal
 
@@ -54,10 +55,10 @@ def terminate(identity: str) -> None:
     call(f"ec2.terminate_instances(InstanceIds=[{identity!r}])")
 
 
-def notice(machine: dict[str, Any]) -> None:
-    """Tell a spot machine that it will be taken back."""
+def notice(identity: str) -> None:
+    """Tell a spot machine, of any cloud, that it will be taken back."""
     content = {"action": "terminate", "time": "2026-11-27T19:00:00Z"}
-    (_folder(machine) / "instance-action").write_text(json.dumps(content))
+    (_folder(identity) / "instance-action").write_text(json.dumps(content))
 
 
 def left() -> dict[str, int]:
@@ -81,9 +82,8 @@ def listening(machine: dict[str, Any]) -> set[str]:
 
 def files(machine: dict[str, Any], folder: str) -> list[str]:
     """Return the paths of the files under a folder of ours on a machine."""
-    return [str(path) for path in (_folder(machine) / "srv" / "clusterglm" / folder).rglob("*")]
+    return [str(path) for path in (_folder(machine["InstanceId"]) / "srv" / "clusterglm" / folder).rglob("*")]
 
 
-def _folder(machine: dict[str, Any]) -> Path:
-    (folder,) = Path(tempfile.gettempdir()).glob(f"clusterglm-rehearsal-*/{machine['InstanceId']}")
-    return folder
+def _folder(identity: str) -> Path:
+    return Path(psutil.Process(rehearsal.process()).cmdline()[-1], identity)

@@ -3,6 +3,9 @@
 ``folder(path)`` is put first on PYTHONPATH. In a rehearsal it writes the action of each call into the file CALLS, and
 at call number AT does what FAULT says: ``kill-before`` and ``kill-after`` its answer, or answer with an error of that
 code, ``every-3`` of them all.
+
+Other clouds' requests are written into the file REQUESTS, each once however often it is sent, and the command ends
+before the one of number AT.
 """
 
 from __future__ import annotations
@@ -79,6 +82,22 @@ if "CALLS" in os.environ and "CLUSTERGLM_REHEARSAL" in os.environ:
         die(number, "after")
         return answer
     aiobotocore.httpsession.AIOHTTPSession.send = async_send
+
+if "REQUESTS" in os.environ and "CLUSTERGLM_REHEARSAL" in os.environ:
+    import http.client, signal, threading
+
+    lock, put = threading.Lock(), http.client.HTTPConnection.putrequest
+    def putrequest(self, method, url, *given, **words):
+        line = f"{method} {url.partition('?')[0]}"
+        with lock, open(os.environ["REQUESTS"], "a+") as file:
+            file.seek(0)
+            seen = file.read().splitlines()
+            if line not in seen:
+                if len(seen) == int(os.environ["AT"]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                file.write(line + "\\n")
+        return put(self, method, url, *given, **words)
+    http.client.HTTPConnection.putrequest = putrequest
 """
 
 

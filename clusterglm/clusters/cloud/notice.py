@@ -1,19 +1,19 @@
-"""A spot machine that is about to be taken back: its workers hand over what they hold and go, two minutes before.
+"""A spot machine that is about to be taken back: its workers hand over what they hold and go.
 
-The cloud says so at the address of its instance metadata, and there alone; every worker asks it again and again, with
-a token (IMDSv2).
+The cloud says so at the address of its instance metadata, and there alone, Amazon two minutes before and Google half a
+minute; every worker asks it again and again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_METADATA = "http://169.254.169.254/latest"
-_LOOK_SECONDS = 5.0
+_METADATA = "http://169.254.169.254"
+_LOOK_SECONDS = 2.0
 
 
-def watch() -> Any:
-    """Return a plugin for workers that retires them when their machine is to be taken back.
+def watch(cloud: str) -> Any:
+    """Return a plugin for workers on ``ec2`` or ``gcp`` that retires them when their machine is to be taken back.
 
     Defined in here, because what it is must travel with it: there may be no clusterglm yet where it goes.
     """
@@ -25,16 +25,19 @@ def watch() -> Any:
     metadata, seconds = _METADATA, _LOOK_SECONDS
 
     def noticed() -> bool:
-        ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-        def request(path: str, method: str = "GET", **headers: str) -> urllib.request.Request:
-            named = {f"X-aws-ec2-metadata-{name.replace('_', '-')}": value for name, value in headers.items()}
-            return urllib.request.Request(f"{metadata}/{path}", method=method, headers=named)  # noqa: S310
+        def ask(path: str, header: str, value: str, method: str = "GET") -> str:
+            request = urllib.request.Request(f"{metadata}/{path}", method=method, headers={header: value})  # noqa: S310
+            with opener.open(request, timeout=2) as answer:
+                return str(answer.read().decode())
 
         try:
-            with ask(request("api/token", "PUT", token_ttl_seconds="60"), timeout=2) as answer:  # noqa: S106
-                token = answer.read().decode()
-            ask(request("meta-data/spot/instance-action", token=token), timeout=2).close()
+            if cloud == "gcp":
+                return ask("computeMetadata/v1/instance/preempted", "Metadata-Flavor", "Google") == "TRUE"
+            of_amazon = "X-aws-ec2-metadata-token"
+            token = ask("latest/api/token", f"{of_amazon}-ttl-seconds", "60", "PUT")
+            ask("latest/meta-data/spot/instance-action", of_amazon, token)
         except OSError:  # 404: there is no notice
             return False
         return True

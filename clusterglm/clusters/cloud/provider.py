@@ -116,8 +116,8 @@ class Provider(Protocol):
     def script(self, server: Server) -> str:
         """Return what a machine was given to run, an empty string where the cloud shows that to nobody."""
 
-    def secret(self) -> bytes:
-        """Return what only those who may use the cluster know, where ``script`` returns nothing."""
+    def secret(self) -> bytes | None:
+        """Return what only those who may use the cluster know, where ``script`` returns nothing; else None."""
 
     def console(self, server: Server) -> str:
         """Return what a machine has printed, an empty string where the cloud does not show it."""
@@ -125,7 +125,8 @@ class Provider(Protocol):
     def wall(self, order: Order, ranges: Iterable[str], ssh: bool) -> None:
         """Let ``ranges`` reach the scheduler's port, the members each other, and nobody anything else.
 
-        Made before the first machine, under a name that can be had only once: the lock between two ``up``.
+        Made before the first machine, under a name that can be had only once: the lock between two ``up``. Raises
+        Taken for the one that comes second.
         """
 
     def walls(self) -> list[str]:

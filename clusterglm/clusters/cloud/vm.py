@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 from clusterglm.clusters.cloud import boots
-from clusterglm.clusters.cloud.provider import Order, Provider
+from clusterglm.clusters.cloud.provider import Order, Provider, Server
 from clusterglm.errors import ClusterError
 
 with mock.patch("dask.config.ensure_file"):  # its import would copy a template into the user's folder of settings
     from dask_cloudprovider.generic.vmcluster import SchedulerMixin, WorkerMixin
+
+_LOOK_SECONDS = 1.0
 
 
 class Cluster:
     """Goes before a cluster of dask-cloudprovider's: its machines outlive it, and run what we say."""
 
     order: Order
+    provider: Provider
+    _present: dict[str, Server]
+    _looked = -_LOOK_SECONDS
 
     # The name under which dask-cloudprovider knows it is ours, and not a new one in each process.
     uuid = property(lambda self: self.order.name, lambda _, __: None)
@@ -39,6 +45,20 @@ class Cluster:
         """Return the script of a machine."""
         return self.order.script(process.role, process.number, getattr(process, "scheduler", ""))
 
+    @functools.cached_property
+    def _looking(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    async def seen(self, name: str) -> Server | None:
+        """Return a machine as its cloud shows it, None where it does not: one question for all that wait, because
+        clouds count them."""
+        async with self._looking:
+            if time.monotonic() - self._looked >= _LOOK_SECONDS:
+                found = await asyncio.to_thread(self.provider.servers, self.order.name)
+                self._present = {server.name: server for server in found}
+                self._looked = time.monotonic()
+        return self._present.get(name)
+
 
 # The keys are in our user data; given to VMCluster, they would end up in the configuration of this process.
 OPTIONS: dict[str, Any] = {"security": False, "protocol": "tls", "asynchronous": True, "shutdown_on_close": False}
@@ -49,18 +69,33 @@ class Machine(ABC):
 
     role = "worker"
     number = -1
+    cluster: Any
+    name: str
 
     async def create_vm(self) -> tuple[str, str | None]:
         """Start the machine and return its private and its public address."""
-        limit = self.cluster.order.boot_seconds  # type: ignore[attr-defined]
+        limit = self.cluster.order.boot_seconds
         try:
-            return await asyncio.wait_for(self.born(), limit)
+            return await asyncio.wait_for(self._born(), limit)
         except TimeoutError as error:
-            raise ClusterError(self.name, None, f"no address after {limit:.0f} s") from error  # type: ignore[attr-defined]
+            raise ClusterError(self.name, None, f"no address after {limit:.0f} s") from error
 
     @abstractmethod
-    async def born(self) -> tuple[str, str | None]:
-        """Start the machine, as its cloud's own class does, without a limit."""
+    def start_vm(self, script: str) -> None:
+        """Send the request for the machine, which runs ``script``, and return when it is taken."""
+
+    async def _born(self) -> tuple[str, str | None]:
+        await asyncio.to_thread(self.start_vm, self.cluster.render_process_cloud_init(self))
+        private, was_there = self.cluster.order.private, False
+        while True:
+            server: Server | None = await self.cluster.seen(self.name)
+            if server is not None and server.alive and (server.private if private else server.public):
+                # Workers dial the first, over the private network; we dial the second.
+                return server.private or server.public, None if private else server.public
+            if was_there if server is None else not server.alive:
+                await asyncio.to_thread(check_boot, self.cluster.provider, self.cluster.order.name, self.name)
+            was_there = was_there or server is not None
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def destroy_vm(self) -> None:  # noqa: B027  to do nothing is what it is for
         """Leave the machine: whoever meets an error ends all that is the cluster's."""

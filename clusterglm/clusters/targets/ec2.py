@@ -121,7 +121,7 @@ class Ec2(Ec2Options, Rented):
         try:
             hand_over(client)
             if self.spot:
-                client.register_plugin(notice.watch())
+                client.register_plugin(notice.watch(self.target))
             boots.wait(ec2, client, plan.name, plan.size.workers, until)
             check_versions(client)
         finally:
@@ -178,7 +178,7 @@ class Ec2(Ec2Options, Rented):
                 begun = min(datetime.fromisoformat(str(item["LaunchTime"])) for item in found)
                 ends = fleet.time_of(api.tags(found[0])[api.EXPIRES]) or begun
                 self._check_money(begun, ends, len(found) - 1, workers)
-                preflight.room(ec2, self.client("service-quotas"), [self.kinds()[1]] * len(new))
+                preflight.enough(self, ec2, [], len(new), lambda _: None)
                 scheduler = next(item for item in found if fleet.role(item) == fleet.SCHEDULER)
                 self._grow(ec2, record, scheduler, new)
             boots.wait(ec2, client, record.name, workers, until)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -71,9 +72,9 @@ class Gcp(OnCloud):
         project = self._project()
         if project is None:
             raise ClusterError("--project", None, "missing: give it, or set GOOGLE_CLOUD_PROJECT")
-        gcp = _imported()
-        provider: Provider = gcp.Gcp(project, self._zone(), gcp.credentials())
-        return provider
+        # As long as the environment names the same: the description of Google's API takes a moment to read.
+        named = tuple(os.environ.get(name) for name in ("GOOGLE_APPLICATION_CREDENTIALS", _imported().ENDPOINT))
+        return _opened(project, self._zone(), named)
 
     def offline(self) -> Any:
         """Return what makes up requests. Raises ClusterError where Google's client is not installed."""
@@ -94,6 +95,13 @@ class Gcp(OnCloud):
         from clusterglm.clusters.cloud.fakes.gcp import ZONE
 
         return self.zone or (None if rehearsal.inside(self.target) else _first(_ZONES)) or ZONE
+
+
+@functools.cache
+def _opened(project: str, zone: str, named: tuple[str | None, ...]) -> Provider:  # noqa: ARG001  what it depends on
+    gcp = _imported()
+    provider: Provider = gcp.Gcp(project, zone, gcp.credentials())
+    return provider
 
 
 def _first(names: tuple[str, ...]) -> str | None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from clusterglm import __version__
 from clusterglm.clusters import registry, tls
-from clusterglm.clusters.cloud import door, fleet, prices, rehearsal, userdata, workers
+from clusterglm.clusters.cloud import door, fleet, notice, prices, rehearsal, userdata, workers
 from clusterglm.clusters.cloud.ec2.api import own_address
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server, overdue
@@ -117,6 +117,8 @@ class OnCloud(Rented):
         client = workers.connected(record, max(1.0, until - time.monotonic()), allow_version_mismatch=True)
         try:
             hand_over(client)
+            if getattr(self, "spot", None):
+                client.register_plugin(notice.watch(self.target))
             self._await(provider, client, plan.name, plan.size.workers, until)
             check_versions(client)
         finally:
@@ -176,9 +178,12 @@ class OnCloud(Rented):
         """Start machines for what is left of the cluster's life, or retire those with the highest numbers."""
         provider, until = self.provider(), time.monotonic() + max(timeout, _BOOT_SECONDS)
         found = self._servers(record.name)
-        present = {server.number: server for server in found if server.role != fleet.SCHEDULER}
+        machines = [server for server in found if server.role != fleet.SCHEDULER]
+        present = {server.number: server for server in machines if server.alive}
         client = workers.connected(record)
         try:
+            # What has ended by itself is still paid for, and has the name of the one that will take its place.
+            provider.delete([server for server in machines if not server.alive])
             if leaving := sorted(present)[count:]:
                 workers.retire(client, record.name, leaving)
                 provider.delete([present[number] for number in leaving])

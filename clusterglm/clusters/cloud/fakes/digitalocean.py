@@ -80,10 +80,12 @@ class Droplets(Server):
         with self.lock:
             droplets = [self._seen(number) for number in self.droplets]
             firewalls = list(self.firewalls.values())
+            walls = {str(wall["name"]).removeprefix("clusterglm-") for wall in firewalls}
+            walls |= {tag.split(":")[1] for tag in self.tags if tag.startswith("clusterglm:")}
             return {
-                "empty": not droplets and not firewalls,
+                "empty": not droplets and not walls,
                 "servers": [_server(droplet) for droplet in droplets],
-                "walls": [str(wall["name"]).removeprefix("clusterglm-") for wall in firewalls],
+                "walls": sorted(walls),
                 "droplets": droplets,
                 "tags": list(self.tags),
                 "firewalls": firewalls,

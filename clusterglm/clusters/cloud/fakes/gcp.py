@@ -72,7 +72,8 @@ class Instances(Server):
         with self.lock:
             found = [item for item in map(self._seen, self.instances) if item["status"] == "RUNNING"]
         return [
-            Instance(item["id"], _private(item["id"]), _public(item["id"]), partial(_script, item)) for item in found
+            Instance(item["id"], _private(item["id"]), _public(item["id"]), partial(_script, item), _is_spot(item))
+            for item in found
         ]
 
     def halted(self, identity: str) -> None:
@@ -178,6 +179,10 @@ def _error(status: int, message: str) -> Answer:
 
 def _script(item: Mapping[str, Any]) -> str:
     return str({each["key"]: each["value"] for each in item["metadata"]["items"]}.get("user-data", ""))
+
+
+def _is_spot(item: Mapping[str, Any]) -> bool:
+    return bool(item["scheduling"]["provisioningModel"] == "SPOT")
 
 
 def _server(item: Mapping[str, Any]) -> dict[str, Any]:

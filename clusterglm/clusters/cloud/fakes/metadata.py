@@ -1,5 +1,5 @@
-"""The instance metadata of a rehearsed machine: it answers holders of a token alone, and tells of a notice once there
-is one, the file ``instance-action`` in the machine's folder.
+"""The instance metadata of a rehearsed machine, as Amazon and Google have them: they tell of a notice once there is
+one, the file ``instance-action`` in the machine's folder. Amazon's answer holders of a token alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         file = self.folder / NOTICE
-        if self.headers.get("X-aws-ec2-metadata-token") != _TOKEN:
+        if self.path == "/computeMetadata/v1/instance/preempted":
+            known = self.headers.get("Metadata-Flavor") == "Google"
+            self._answer(200 if known else 403, str(file.exists()).upper() if known else "")
+        elif self.headers.get("X-aws-ec2-metadata-token") != _TOKEN:
             self._answer(401, "")
         elif self.path == "/latest/meta-data/spot/instance-action" and file.exists():
             self._answer(200, file.read_text())

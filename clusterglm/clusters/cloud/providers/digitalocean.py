@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
+from urllib.parse import urljoin
 
 import digitalocean
 import digitalocean.baseapi
@@ -19,13 +21,15 @@ import requests
 
 from clusterglm.clusters.cloud import userdata, vm
 from clusterglm.clusters.cloud.provider import PLANNED, Order, Request, Server
-from clusterglm.errors import ClusterError
+from clusterglm.errors import ClusterError, Taken
 
 with mock.patch("dask.config.ensure_file"):  # its import would copy a template into the user's folder of settings
     from dask_cloudprovider.digitalocean.droplet import Droplet, DropletCluster
 
 _TAG = "clusterglm"  # of every machine of every cluster
-_SECONDS = "30"  # until an answer
+_SECONDS = 30.0  # until an answer
+_PAUSES = (2.0, 5.0, 10.0, 20.0, 30.0)  # seconds before a POST is sent again; the limit of calls is one of a minute
+_LATER, _LOST = 429, 500  # not now; and from there on, whether it was done is not known
 _ALIVE = ("new", "active")
 _ANYWHERE = ["0.0.0.0/0", "::/0"]
 _CURES = {
@@ -33,7 +37,7 @@ _CURES = {
     "you do not have access": "the token lacks that right: one with droplet, firewall and tag, to read and to write",
     "will exceed your droplet limit": "the account's quota: fewer --workers, or ask DigitalOcean for more",
     "currently unavailable": "not offered there: another --region or --instance-type",
-    "too many requests": "too many calls of this account at once: try again",
+    "rate limit": "too many calls of this account at once: try again",
 }
 
 
@@ -42,9 +46,16 @@ class DigitalOcean:
 
     def __init__(self, token: str) -> None:
         self._token = token
-        os.environ.setdefault(digitalocean.baseapi.REQUEST_TIMEOUT_ENV_VAR, _SECONDS)
+        os.environ.setdefault(digitalocean.baseapi.REQUEST_TIMEOUT_ENV_VAR, str(_SECONDS))
         self._api = digitalocean.baseapi.BaseAPI(token=token)
-        again = requests.adapters.Retry(total=6, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+        # Of what may be repeated. Not as late as an answer asks for: that may be an hour.
+        again = requests.adapters.Retry(
+            total=6,
+            backoff_factor=0.5,
+            status_forcelist=(_LATER, 500, 502, 503, 504),
+            raise_on_status=False,
+            respect_retry_after_header=False,
+        )
         for scheme in ("http://", "https://"):
             self._api._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=again))
 
@@ -71,17 +82,34 @@ class DigitalOcean:
         return ""
 
     def wall(self, order: Order, ranges: Iterable[str], ssh: bool) -> None:
-        """Make the firewall of the cluster's tag. Raises ClusterError where there is one of its name."""
+        """Make the firewall of the cluster's tag. Raises Taken where there is one of its name, or such a tag."""
+        taken = Taken("--name", order.name, f"its firewall is there: another name, or clusterglm down {order.name}")
         if order.name in self.walls():
-            cure = f"its firewall is there: another name, or clusterglm down {order.name}"
-            raise ClusterError("--name", order.name, cure)
-        for request in self.planned_wall(order, ranges, ssh):
-            self._ask(request.path, "--name", order.name, method="POST", **dict(request.body or {}))
+            raise taken
+        tag, firewall = self.planned_wall(order, ranges, ssh)
+        self._post(tag, "tag", order.name)
+        try:
+            self._post(firewall, "firewall", order.name)
+        except ClusterError as error:
+            if "duplicate name" in str(error):
+                raise taken from error
+            raise
 
     def walls(self) -> list[str]:
-        """Return the clusters of which there are firewalls."""
-        names = [str(item["name"]) for item in self._firewalls()]
-        return [name.removeprefix(f"{_TAG}-") for name in names if name.startswith(f"{_TAG}-")]
+        """Return the clusters of which there are firewalls, or the tags that are made before them."""
+        names = [str(item["name"]).partition(f"{_TAG}-") for item in self._firewalls()]
+        names += [str(item["name"]).partition(f"{_TAG}:") for item in self._ask("tags", "tag")["tags"]]
+        return sorted({name.partition(":")[0] for before, _, name in names if not before and name})
+
+    def start(self, name: str, request: Request) -> None:
+        """Start a droplet of a cluster. One whose request has no answer is looked for before it is asked for again."""
+        droplet = str((request.body or {})["name"])
+
+        def there() -> list[Server]:
+            return [server for server in self.servers(name) if server.name == droplet]
+
+        if self._post(request, droplet, heard=lambda: bool(there())) > 1:
+            self.delete(there()[1:])  # it was not seen in time
 
     def admitted(self, name: str, port: int) -> list[str]:
         """Return the addresses in the firewall's rules for a port."""
@@ -135,6 +163,11 @@ class DigitalOcean:
         return [Request("POST", "tags", {"name": tag}), Request("POST", "firewalls", body)]
 
     def planned(self, order: Order, role: str) -> list[Request]:
+        """Return the request for a droplet."""
+        name = f"dask-{order.name}-{'scheduler' if role == 'scheduler' else 'worker-0'}"
+        return [self.droplet(order, name, role, order.script(role, 0, PLANNED))]
+
+    def droplet(self, order: Order, name: str, role: str, script: str) -> Request:
         """Return the request for a droplet as python-digitalocean makes it up."""
         sent: list[Request] = []
 
@@ -142,11 +175,10 @@ class DigitalOcean:
             def get_data(self, url: str, type: str = "GET", params: Any = None) -> None:
                 sent.append(Request(type, url.rstrip("/"), params))
 
-        words = {"user_data": order.script(role, 0, PLANNED), "backups": False} | _completed(order)
-        words |= {"name": f"dask-{order.name}-{'scheduler' if role == 'scheduler' else 'worker-0'}"}
+        words = {"name": name, "user_data": script, "backups": False} | _completed(order)
         words |= {word: order.options.get(word) for word in ("region", "image")}
         Recorded(token="", size_slug=order.kinds[role != "scheduler"], **words).create()
-        return sent
+        return sent[0]
 
     def _firewalls(self, name: str | None = None) -> list[dict[str, Any]]:
         found = self._ask("firewalls", "firewall", name)["firewalls"]
@@ -161,25 +193,38 @@ class DigitalOcean:
                     return True
                 raise
 
+    def _post(self, request: Request, what: str, value: object = None, heard: Callable[[], bool] | None = None) -> int:
+        """Send a request that makes something, and return how often.
+
+        Where DigitalOcean has no time for it, it is sent again; where it does not tell whether it was done, only with
+        ``heard``, which looks whether it was.
+        """
+        url, headers = urljoin(self._api.end_point, request.path), {"Authorization": f"Bearer {self._token}"}
+        for number, pause in enumerate((*_PAUSES, 0.0), 1):
+            said = ""
+            try:
+                answer = self._api._session.post(url, json=request.body, headers=headers, timeout=_SECONDS)
+                status = answer.status_code
+                if answer.ok:
+                    return number
+                said = _words(answer)
+            except requests.RequestException:
+                status, said = _LOST, "does not answer"
+            if not pause or not (status == _LATER or (status >= _LOST and heard is not None)):
+                break
+            time.sleep(pause)
+            if status >= _LOST and heard is not None and heard():
+                return number
+        with told(what, value):
+            raise digitalocean.DataReadError(said)
+
 
 class _Machine(vm.Machine, Droplet):  # type: ignore[misc]
-    """A droplet that is tagged when it is born and knows both of its addresses."""
+    """A droplet that is tagged when it is born; dask-cloudprovider's own asks for it ten times a second."""
 
-    cluster: Any
-    droplet: Any
-
-    async def born(self) -> tuple[str, str | None]:
-        with told(self.name):
-            await Droplet.create_vm(self)
-        public = self.droplet.ip_address
-        # Workers dial the first, over the private network; we dial the second.
-        return self.droplet.private_ip_address or public, public
-
-    async def call_async(self, function: Any, *given: Any, **words: Any) -> Any:
-        """Complete the request that starts a droplet by what ``create_vm`` does not offer."""
-        if function == self.droplet.create:
-            words |= _completed(self.cluster.order)
-        return await super().call_async(function, *given, **words)
+    def start_vm(self, script: str) -> None:
+        provider, order = self.cluster.provider, self.cluster.order
+        provider.start(order.name, provider.droplet(order, self.name, self.role, script))
 
 
 class _Scheduler(vm.OfScheduler, _Machine):
@@ -210,9 +255,8 @@ def told(what: str, value: object = None) -> Iterator[None]:
     try:
         yield
     except (digitalocean.Error, digitalocean.baseapi.Error, requests.RequestException) as error:
-        said = str(error).rstrip(".") or "no such thing"
-        if isinstance(error, requests.ConnectionError):
-            said = "does not answer"
+        said = "does not answer" if isinstance(error, requests.RequestException) else str(error).rstrip(".")
+        said = said or "no such thing"
         cure = next((cure for words, cure in _CURES.items() if words in said.lower()), "")
         if cure.startswith("the token"):
             what, value = "credentials", None
@@ -225,6 +269,14 @@ def _completed(order: Order) -> dict[str, Any]:
     tags += [f"{_TAG}:{order.name}:{key}:{re.sub('[^A-Za-z0-9_-]', '_', value)}" for key, value in order.tags.items()]
     words = {"tags": tags, "ssh_keys": order.options.get("ssh_keys", []), "vpc_uuid": order.options.get("vpc_uuid")}
     return {word: value for word, value in words.items() if value is not None}
+
+
+def _words(answer: requests.Response) -> str:
+    """Return what DigitalOcean says in an answer that is a refusal."""
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.reason}"
 
 
 def _is_for(rule: Mapping[str, Any], port: int) -> bool:

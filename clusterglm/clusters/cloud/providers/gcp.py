@@ -11,6 +11,8 @@ import contextlib
 import copy
 import os
 import re
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -24,7 +26,7 @@ import httplib2
 
 from clusterglm.clusters.cloud import userdata, vm
 from clusterglm.clusters.cloud.provider import PLANNED, Order, Request, Server
-from clusterglm.errors import ClusterError
+from clusterglm.errors import ClusterError, Taken
 
 with mock.patch("dask.config.ensure_file"):  # its import would copy a template into the user's folder of settings
     from dask_cloudprovider.gcp.instances import GCPCluster, GCPInstance
@@ -34,7 +36,9 @@ _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _LABEL = "clusterglm-cluster"
 _ALIVE = ("PROVISIONING", "STAGING", "RUNNING", "REPAIRING")
 _SECONDS, _ATTEMPTS = 30, 6
-_LOOK_SECONDS = 0.5
+_OPERATION_SECONDS = 300.0
+# Below these rules of ours come those of the network, which lets the whole world reach port 22 where it is the default.
+_OURS, _NOTHING_ELSE = 900, 901
 _CURES = {
     "ZONE_RESOURCE_POOL_EXHAUSTED": "none are free there now: another --zone or --instance-type",
     "QUOTA": "the project's quota: fewer --workers, or ask Google for more",
@@ -86,10 +90,10 @@ class Gcp:
         return ""
 
     def wall(self, order: Order, ranges: Iterable[str], ssh: bool) -> None:
-        """Make the firewall rules of the cluster's network tag. Raises ClusterError where there are some."""
-        for request in self.planned_wall(order, ranges, ssh):
-            insert = self.compute.firewalls().insert(project=self.project, body=request.body)
-            self._finish("--name", order.name, insert)
+        """Make the firewall rules of the cluster's network tag. Raises Taken where there are some."""
+        for number, request in enumerate(self.planned_wall(order, ranges, ssh)):
+            insert = self.compute.firewalls().insert(project=self.project, body=request.body, **_once())
+            self._finish("firewall" if number else "--name", order.name, insert)  # the first one is the lock
 
     def walls(self) -> list[str]:
         """Return the clusters of which there are firewall rules."""
@@ -107,26 +111,30 @@ class Gcp:
         rule = _tag(name) if port == userdata.PORT else f"clusterglm--{port}-{name}"
         firewalls = self.compute.firewalls()
         if not ranges:
-            self._gone(name, firewalls.delete(project=self.project, firewall=rule))
+            self._gone(name, [firewalls.delete(project=self.project, firewall=rule, **_once())])
         elif any(each["name"] == rule for each in ours):
             words = {"project": self.project, "firewall": rule, "body": {"sourceRanges": list(ranges)}}
-            self._finish("firewall", name, firewalls.patch(**words))
+            self._finish("firewall", name, firewalls.patch(**words, **_once()))
         elif ours:
             body = {"name": rule, "network": ours[0]["network"], "targetTags": [_tag(name)], "direction": "INGRESS"}
-            body |= {"sourceRanges": list(ranges), "allowed": [{"IPProtocol": "tcp", "ports": [str(port)]}]}
-            self._finish("firewall", name, firewalls.insert(project=self.project, body=body))
+            body |= {
+                "priority": _OURS,
+                "sourceRanges": list(ranges),
+                "allowed": [{"IPProtocol": "tcp", "ports": [str(port)]}],
+            }
+            self._finish("firewall", name, firewalls.insert(project=self.project, body=body, **_once()))
 
     def delete(self, servers: Sequence[Server]) -> None:
-        """Delete instances, their disks with them."""
-        for server in servers:
-            where = {"project": self.project, "zone": server.place, "instance": server.name}
-            self._gone(server.name, self.compute.instances().delete(**where))
+        """Delete instances, their disks with them: all at the same time, for each takes a minute."""
+        instances, words = self.compute.instances(), {"project": self.project}
+        requests = [instances.delete(zone=each.place, instance=each.name, **words, **_once()) for each in servers]
+        self._gone(", ".join(server.name for server in servers), requests)
 
     def clear(self, name: str) -> bool:
         """Remove the cluster's firewall rules."""
-        for rule in self._rules():
-            if rule["targetTags"] == [_tag(name)]:
-                self._gone(name, self.compute.firewalls().delete(project=self.project, firewall=rule["name"]))
+        firewalls, words = self.compute.firewalls(), {"project": self.project}
+        ours = [rule["name"] for rule in self._rules() if rule["targetTags"] == [_tag(name)]]
+        self._gone(name, [firewalls.delete(firewall=rule, **words, **_once()) for rule in ours])
         return True
 
     def cluster(self, order: Order) -> Any:
@@ -134,17 +142,20 @@ class Gcp:
         return _Cluster(self, order)
 
     def planned_wall(self, order: Order, ranges: Iterable[str], ssh: bool) -> list[Request]:
-        """Return the requests for both rules: who may reach the scheduler, and all between members."""
+        """Return the requests for the rules: who may reach the scheduler, all between members, and nothing else."""
         network = order.options.get("network_projectid") or self.project, order.options["network"]
-        common = {"network": "projects/{}/global/networks/{}".format(*network), "targetTags": [_tag(order.name)]}
+        common: dict[str, Any] = {"network": "projects/{}/global/networks/{}".format(*network), "priority": _OURS}
+        common["targetTags"] = [_tag(order.name)]
         ports = [str(userdata.PORT), *(["22"] if ssh else [])]
         inbound: dict[str, Any] = {"name": _tag(order.name), "sourceRanges": list(ranges), "direction": "INGRESS"}
         inbound |= {"allowed": [{"IPProtocol": "tcp", "ports": ports}]}
         # No name of a cluster begins with a hyphen, so this is the first rule of no other.
         members: dict[str, Any] = {"name": f"clusterglm--members-{order.name}", "sourceTags": [_tag(order.name)]}
         members |= {"direction": "INGRESS", "allowed": [{"IPProtocol": "all"}]}
-        rules = [inbound, members] if inbound["sourceRanges"] else [members]
-        return [Request("POST", f"projects/{self.project}/global/firewalls", rule | common) for rule in rules]
+        others: dict[str, Any] = {"name": f"clusterglm--others-{order.name}", "sourceRanges": ["0.0.0.0/0"]}
+        others |= {"direction": "INGRESS", "denied": [{"IPProtocol": "all"}], "priority": _NOTHING_ELSE}
+        rules = [*([inbound] if inbound["sourceRanges"] else []), members, others]
+        return [Request("POST", f"projects/{self.project}/global/firewalls", common | rule) for rule in rules]
 
     def planned(self, order: Order, role: str) -> list[Request]:
         """Return the request for an instance as dask-cloudprovider makes it up, and we complete it."""
@@ -172,25 +183,32 @@ class Gcp:
         with told(what, value):
             return request.execute(num_retries=_ATTEMPTS)
 
-    def _gone(self, what: str, request: Any) -> None:
-        """Send a request that removes something; what is gone already counts as removed."""
+    def _gone(self, what: str, requests: Iterable[Any]) -> None:
+        """Send requests that remove something, and wait for all; what is gone already counts as removed."""
+        begun = []
         with told(what):
-            try:
-                self._run(request)
-            except googleapiclient.errors.HttpError as error:
-                if error.resp.status != 404:
-                    raise
+            for request in requests:
+                try:
+                    begun.append(request.execute(num_retries=_ATTEMPTS))
+                except googleapiclient.errors.HttpError as error:
+                    if error.resp.status != 404:
+                        raise
+            for operation in begun:
+                self._done(what, operation)
 
     def _finish(self, what: str, value: object, request: Any) -> None:
         """Send a request that begins an operation, and wait until it is done."""
         with told(what, value):
-            operation = self._run(request)
+            operation = self._done(what, request.execute(num_retries=_ATTEMPTS))
         if errors := operation.get("error", {}).get("errors"):
             raise _refusal(what, value, f"{errors[0].get('code', '?')}: {errors[0].get('message', '')}")
 
-    def _run(self, request: Any) -> Any:
-        operation = request.execute()
+    def _done(self, what: str, operation: Any) -> Any:
+        """Wait until an operation is done, and return it."""
+        until = time.monotonic() + _OPERATION_SECONDS
         while operation["status"] != "DONE":
+            if time.monotonic() > until:
+                raise _refusal(what, None, f"{operation['name']} is not done after {_OPERATION_SECONDS:.0f} s")
             where = {"project": self.project, "operation": operation["name"]}
             if "zone" in operation:
                 wait = self.compute.zoneOperations().wait(zone=operation["zone"].rpartition("/")[2], **where)
@@ -249,20 +267,15 @@ class _Machine(vm.Machine, GCPInstance):  # type: ignore[misc]
         }
         if order.private:
             body["networkInterfaces"][0].pop("accessConfigs", None)
+        if "service_account" not in order.options:
+            del body["serviceAccounts"]  # the project's own may do much more than a worker has to
         return body
 
-    async def born(self) -> tuple[str, str | None]:
-        self.cloud_init = self.cluster.render_process_cloud_init(self)
-        provider: Gcp = self.cluster.provider
-        where = {"project": self.projectid, "zone": self.zone}
-        insert = provider.compute.instances().insert(body=self.create_gcp_config(), **where)
-        await self.call_async(provider._finish, self.name, None, insert)
-        with told(self.name):
-            while await self.update_status() in ("PROVISIONING", "STAGING"):
-                await asyncio.sleep(_LOOK_SECONDS)
-            private = await self.get_internal_ip()
-            # Workers dial the first, over the private network; we dial the second.
-            return private, None if self.cluster.order.private else await self.get_external_ip()
+    def start_vm(self, script: str) -> None:
+        self.cloud_init = script
+        provider, where = self.cluster.provider, {"project": self.projectid, "zone": self.zone}
+        insert = provider.compute.instances().insert(body=self.create_gcp_config(), **where, **_once())
+        provider._finish(self.name, None, insert)
 
 
 class _Scheduler(vm.OfScheduler, _Machine):
@@ -297,7 +310,7 @@ def told(what: str, value: object = None) -> Iterator[None]:
     except googleapiclient.errors.HttpError as error:
         if error.resp.status == 409 and what == "--name":
             cure = f"its firewall rules are there: another name, or clusterglm down {value}"
-            raise ClusterError(what, value, cure) from error
+            raise Taken(what, value, cure) from error
         raise _refusal(what, value, f"{error.resp.status}: {error.reason}") from error
     except (google.auth.exceptions.GoogleAuthError, httplib2.HttpLib2Error, OSError) as error:
         said = error.args[0] if error.args else type(error).__name__
@@ -309,6 +322,11 @@ def _refusal(what: str, value: object, said: str) -> ClusterError:
     if cure.startswith("the credentials"):
         what, value = "credentials", None
     return ClusterError(what, value, f"Google: {said.rstrip('.')}" + (f": {cure}" if cure else ""))
+
+
+def _once() -> dict[str, str]:
+    """Return the words with which a request may be repeated: Google does what bears one number once."""
+    return {"requestId": str(uuid.uuid4())}
 
 
 def _tag(name: str) -> str:
