@@ -9,6 +9,7 @@ import typer
 from clusterglm.cli import output
 from clusterglm.cli.up import summary
 from clusterglm.cli.where import Hosts
+from clusterglm.clusters.cloud import fleet
 from clusterglm.clusters.launcher import Account, Member, Record
 from clusterglm.clusters.lookup import connect_cluster, lookup
 from clusterglm.errors import UsageError
@@ -48,7 +49,13 @@ def register(app: typer.Typer) -> None:
             tasks, used = of.load(client)
         finally:
             client.close()
-        record = dataclasses.replace(record, workers=len(found))
+        workers = len(found)
+        if isinstance(launcher, Account):  # where each machine has several, and may have been taken back
+            workers = len({fleet.machine_of(worker.name, name) for worker in found})
+            if workers < record.workers:
+                cure = f"clusterglm scale {name} {record.workers}"
+                output.note(f"{name}: {workers} of {record.workers} machines have workers: {cure}")
+        record = dataclasses.replace(record, workers=workers)
         if json_:
             rows = [dataclasses.asdict(worker) | {"memory_used": used[worker.address]} for worker in found]
             shown = {"tasks": tasks, "worker": rows, "member": [dataclasses.asdict(member) for member in members]}

@@ -163,6 +163,8 @@ def test_a_spot_machine_that_is_taken_back_in_the_middle_of_a_fit_changes_no_bit
     steps.go(1)
     assert running.wait(120) == 0, running.communicate()
     assert_same_bits(tmp_path / "run", expected)
+    cure = "note: lab: 1 of 2 machines have workers: clusterglm scale lab 2\n"
+    assert clusterglm("status", "lab").stderr == cure
     assert clusterglm("scale", "lab", 2).returncode == 0
 
 

@@ -159,6 +159,18 @@ def test_clusters_are_found_in_every_region_and_then_known(aws: Aws, clusterglm:
     assert names(aws("eu-west-1")) == []
 
 
+def test_a_machine_that_somebody_has_renamed_is_still_one_of_the_cluster(aws: Aws) -> None:
+    machine(aws(), "lab")
+    renamed = machine(aws(), "lab", "worker")
+    launcher = configured(Ec2)
+    record = launcher.find("lab")
+    assert record is not None
+    assert record.workers == 1
+    aws().create_tags(Resources=[renamed], Tags=[{"Key": "Name", "Value": "mine"}])
+    assert [member.name for member in launcher.members(record)] == ["dask-lab-scheduler", "mine"]
+    assert launcher.stop(record) == 2
+
+
 def test_doctor_looks_at_rights_and_room(aws: Aws, clusterglm: Cli) -> None:
     machine(aws(), "near")
     done = clusterglm("doctor", "ec2", "--allow-cidr", "203.0.113.5", "--image", "ami-12c6146b")

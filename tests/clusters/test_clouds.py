@@ -280,6 +280,22 @@ def test_keys_are_made_again_by_whoever_knows_the_secret(tmp_path: Path) -> None
         found[2][tls.CERT].verify_directly_issued_by(found[0][tls.CA])
 
 
+def test_keys_of_a_former_cluster_of_the_same_name_are_replaced(
+    droplets: digitalocean.Droplets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    launcher, keys = configured(DigitalOcean), []
+    provider = launcher.provider()
+    for ends in ("20260101t000000z", "20260102t000000z"):
+        order = launcher._order("demo", {"expires": ends}, None, 3600.0)
+        provider.start("demo", provider.planned(order, "scheduler")[0])
+        record = launcher.find("demo")
+        assert record is not None
+        keys.append(Path(record.details["keys"], tls.KEY).read_bytes())
+        provider.delete(provider.servers("demo"))
+    assert keys[0] != keys[1]
+
+
 def test_options_that_a_cloud_does_not_have_are_refused() -> None:
     with pytest.raises(UsageError, match="not known"):
         configured(DigitalOcean, disk="100GB")

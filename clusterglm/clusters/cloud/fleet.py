@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,8 +47,9 @@ def role(item: Mapping[str, Any]) -> str:
 
 
 def number(item: Mapping[str, Any]) -> int:
-    """Return the number of a worker's machine."""
-    return int(api.tags(item)["Name"].rpartition("-")[2])
+    """Return the number of a worker's machine, -1 where somebody has given it another name."""
+    found = re.search("-worker-([0-9]+)$", api.tags(item).get("Name", ""))
+    return int(found[1]) if found else -1
 
 
 def part(item: Mapping[str, Any]) -> str:

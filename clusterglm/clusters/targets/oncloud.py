@@ -328,7 +328,9 @@ def _keys(provider: Provider, name: str, tags: Mapping[str, str], scheduler: Ser
     registry.private_folder(registry.state_folder() / "clusters")
     folder = registry.private_folder(registry.run_folder(name)) / "tls"
     if (secret := provider.secret()) is not None:
-        return tls.make(folder, hmac.digest(secret, f"clusterglm {name} {tags['expires']}".encode(), "sha256"))
+        shutil.rmtree(folder, ignore_errors=True)  # of a former cluster of that name
+        of_it = f"clusterglm {name} {tags.get('expires', '')}"
+        return tls.make(folder, hmac.digest(secret, of_it.encode(), "sha256"))
     if scheduler is None:
         return tls.make(folder)
     return tls.keep(folder, userdata.keys(provider.script(scheduler)))
