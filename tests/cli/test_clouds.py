@@ -107,6 +107,16 @@ def test_down_removes_what_a_killed_up_has_started(cloud: str, clusterglm: Cli, 
 
 
 @pytest.mark.full
+def test_the_machines_may_run_a_container(clusterglm: Cli) -> None:
+    line = ("up", "digitalocean", "--fake", "--workers", 1, "--name", "boxed", "--docker-image", "lab/dask:1")
+    done = clusterglm(*line)
+    assert done.returncode == 0, done.stderr
+    forget()
+    assert clusterglm("scale", "boxed", 2).returncode == 0
+    assert clusterglm("down", "boxed").stderr == "note: boxed: 3 machines ended\n"
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_what_has_ended_by_itself_is_gone_and_removed_as_expired(cloud: str, clusterglm: Cli, wait_until: Any) -> None:
     assert clusterglm("up", cloud, "--fake", "--workers", 1, "--name", "idle").returncode == 0

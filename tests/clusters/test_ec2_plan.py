@@ -97,6 +97,26 @@ def test_the_timer_is_set_before_anything_that_may_hang() -> None:
         assert lines[2:4] == ["shutdown -h +480", "trap 'echo \"clusterglm: ended with $?\"; shutdown -h now' EXIT"]
 
 
+def test_a_container_has_the_keys_the_settings_and_the_whole_command(tmp_path: Path) -> None:
+    text = userdata.script(boot(role="worker", container="lab/dask:2026.8", packages=()))
+    lines = text.splitlines()
+    assert "again docker pull --quiet lab/dask:2026.8" in lines
+    assert not any("uv " in line for line in lines)
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv | grep -c "^OMP_NUM_THREADS=1$"\n')
+    docker.chmod(0o755)
+    exports = [line for line in lines if line.startswith("export ")]
+    run = "\n".join([f"export PATH={tmp_path}:$PATH", *exports, lines[-1]])
+    words = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words[:2] == ["run", "--rm"]
+    assert words[words.index("--volume") + 1] == "/srv/clusterglm:/srv/clusterglm"
+    passed = {words[i + 1] for i, word in enumerate(words) if word == "--env"}
+    assert passed == {line.removeprefix("export ").partition("=")[0] for line in exports}
+    command = words[words.index("lab/dask:2026.8") + 1 : -1]
+    assert command[:4] == ["python", "-m", "distributed.cli.dask_worker", "tls://10.0.0.1:8786"]
+    assert words[-1] == "1"
+
+
 def test_user_data_fits_with_keys_and_every_package(tmp_path: Path) -> None:
     folder = tls.make(tmp_path / "tls")
     keys = {name: (folder / name).read_text() for name in tls.FILES}

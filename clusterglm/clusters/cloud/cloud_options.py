@@ -41,6 +41,9 @@ class CloudOptions:
     installed: bool | None = option(
         help="The image has Python and all packages: install nothing.", parse=of.switch, flag=True
     )
+    docker_image: str | None = option(
+        help="A container image with Python and all packages, for Docker to run.", parse=words.word
+    )
     first: tuple[str, ...] = repeated(help="A line of shell that machines run first; may be repeated.", parse=of.line)
     idle_timeout: int = option(
         help="End the cluster after it has been idle for so long.", parse=parse_duration, setting="idle-timeout"

@@ -94,7 +94,8 @@ class Rented(CloudOptions, ABC):
             idle=self.idle(),
             address=address,
             python=environment.python(),
-            packages=() if self.installed else environment.packages(),
+            packages=() if self.installed or self.docker_image else environment.packages(),
+            container=self.docker_image or "",
             first=self.first,
             noted={"cluster": name, "options": self.given()} if role == fleet.SCHEDULER else {"cluster": name},
         )

@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ SSH_PORT = 8722  # of our own sshd, see clusters/cloud/door.py
 HOME = Path("/srv/clusterglm")  # of everything that is ours on a machine
 NOTED = "CLUSTERGLM_NOTED"  # what later commands need to know, in the scheduler's environment
 _UV = "https://astral.sh/uv/0.9.7/install.sh"
+_AGAIN = 'again() { for pause in 1 5 15 30; do "$@" && return; sleep $pause; done; "$@"; }'
 _DEATH_SECONDS = 300  # a worker without a scheduler gives up
 _BLANK = {name: f"({name}: made at the launch)\n" for name in tls.FILES}
 
@@ -50,7 +51,8 @@ class Boot:
     """What one machine of a cluster shall be.
 
     ``minutes`` of life, ``idle`` seconds until an idle scheduler ends, ``address`` the scheduler's, for a worker.
-    ``packages`` are pins such as ``numpy==2.1.0``; without any, the image has all that is needed in its own Python.
+    ``packages`` are pins such as ``numpy==2.1.0``; without any, the image has all that is needed in its own Python, or
+    the ``container`` image that Docker is to run has it.
     ``noted`` is what the cluster's later commands need to know, readable by whoever may read the machine's user data.
     """
 
@@ -62,6 +64,7 @@ class Boot:
     address: str = ""
     python: str = "3.12"
     packages: Sequence[str] = ()
+    container: str = ""
     first: Sequence[str] = ()
     noted: Mapping[str, Any] | None = None
 
@@ -89,7 +92,8 @@ def script(boot: Boot, keys: Mapping[str, str] | None = None) -> str:
     if boot.role == "scheduler":
         variables[NOTED] = json.dumps(boot.noted or {}, sort_keys=True)
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    return "\n".join([*lines, f"echo 'clusterglm: {boot.role} begins'", _command(boot), ""])
+    command = f"{_docker(boot.container, variables)} {_command(boot)}" if boot.container else _command(boot)
+    return "\n".join([*lines, f"echo 'clusterglm: {boot.role} begins'", command, ""])
 
 
 def packed(text: str) -> bytes:
@@ -127,6 +131,14 @@ def keys(text: str) -> dict[str, bytes]:
 
 def _installation(boot: Boot) -> list[str]:
     """Return the lines that make the caller's own environment: its Python and the very versions of its packages."""
+    if boot.container:
+        apt = "apt-get -q -o DPkg::Lock::Timeout=120"
+        return [
+            _AGAIN,
+            f"docker_() {{ {apt} update && DEBIAN_FRONTEND=noninteractive {apt} install -y docker.io; }}",
+            "command -v docker || again docker_",
+            f"again docker pull --quiet {shlex.quote(boot.container)}",
+        ]
     if not boot.packages:
         return []
     return [
@@ -134,13 +146,20 @@ def _installation(boot: Boot) -> list[str]:
         "cat >requirements.txt <<'END'",
         *boot.packages,
         "END",
-        'again() { for pause in 1 5 15 30; do "$@" && return; sleep $pause; done; "$@"; }',
+        _AGAIN,
         f"fetch() {{ curl -LsSf {_UV} -o uv.sh && env UV_INSTALL_DIR={HOME}/bin UV_NO_MODIFY_PATH=1 sh uv.sh; }}",
         "command -v uv || again fetch",
         f"again uv venv --clear --python {boot.python} {HOME}/env",
         f"again uv pip install --python {HOME}/env/bin/python -r requirements.txt",
         f"export PATH={HOME}/env/bin:$PATH",
     ]
+
+
+def _docker(image: str, variables: Iterable[str]) -> str:
+    """Return the words before a command that runs in a container, in the machine's own network and with its keys."""
+    words = ["docker", "run", "--rm", "--init", "--network", "host", "--user", "root", "--volume", f"{HOME}:{HOME}"]
+    words += [word for name in variables for word in ("--env", name)]  # with the value that they have here
+    return shlex.join([*words, image])
 
 
 def _command(boot: Boot) -> str:

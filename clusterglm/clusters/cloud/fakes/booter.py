@@ -21,7 +21,19 @@ GATEWAY = "172.31.0.1"  # in moto's default network, and the caller's address
 _BRIDGE = "cglm0"
 # moto hands out public addresses of hosts that exist: here they stay on the bridge. The other ranges are for examples.
 PUBLIC = ("54.214.0.0/16", "203.0.113.0/24", "198.51.100.0/24")
-_NOTHING = ("apt-get", "apt", "curl", "systemctl", "docker")
+_NOTHING = ("apt-get", "apt", "curl", "systemctl")
+# What a container would run runs on the machine itself.
+_DOCKER = """#!/bin/sh
+[ "$1" = run ] || exit 0
+shift
+while :; do case "$1" in
+--network | --user | --volume | --env) shift 2 ;;
+--*) shift ;;
+*) break ;;
+esac; done
+shift
+exec "$@"
+"""
 _UV = """#!/bin/sh
 [ "$1" = venv ] || exit 0
 for folder; do :; done
@@ -134,6 +146,7 @@ class Booter:
         self._program("nproc", "#!/bin/sh\necho 1\n")  # several machines share the cores of this one
         self._program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         self._program("uv", _UV.replace("{python}", sys.executable))
+        self._program("docker", _DOCKER)
         self._program("shutdown", _SHUTDOWN)
         self._program("sshd", _SSHD)
         run("ip", "link", "set", "lo", "up")
