@@ -247,6 +247,22 @@ def test_instances_are_ended_at_the_same_time(instances: gcp.Instances) -> None:
     assert [method for method, _, _ in instances.sent] == ["GET", *3 * ["DELETE"], *3 * ["POST"]]
 
 
+def test_an_end_that_fails_or_lasts_is_told(instances: gcp.Instances, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = configured(Gcp)
+    provider, order = launcher.provider(), launcher._order("demo", {}, None, 3600.0)
+    asyncio.run(vm.start_workers(provider, order, "tls://10.0.0.1:8786", [0]))
+    servers = provider.servers("demo")
+    wait = next(key for key in instances.routes if key[1].endswith("/wait"))
+    failed = {"name": "o", "status": "DONE", "error": {"errors": [{"code": "RESOURCE_NOT_READY", "message": "later"}]}}
+    monkeypatch.setitem(instances.routes, wait, lambda *_, **__: (200, failed))
+    with pytest.raises(ClusterError, match=r"dask-demo-worker-0: Google: RESOURCE_NOT_READY: later"):
+        provider.delete(servers)
+    monkeypatch.setitem(instances.routes, wait, lambda name, **_: (200, {"name": name, "status": "RUNNING"}))
+    monkeypatch.setattr("clusterglm.clusters.cloud.providers.gcp._OPERATION_SECONDS", 0.1)
+    with pytest.raises(ClusterError, match=r"is not done after"):
+        provider.wall(order, ["203.0.113.5/32"], False)
+
+
 def test_nothing_but_the_scheduler_is_open_on_a_network_that_is_open() -> None:
     rules = [body for _, _, body in requests(configured(Gcp, project="lab").plan("demo", Size(2)), "wall")]
     assert [rule["priority"] for rule in rules] == [900, 900, 901]

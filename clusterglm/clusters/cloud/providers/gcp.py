@@ -194,28 +194,27 @@ class Gcp:
                     if error.resp.status != 404:
                         raise
             for operation in begun:
-                self._done(what, operation)
+                self._done(what, None, operation)
 
     def _finish(self, what: str, value: object, request: Any) -> None:
         """Send a request that begins an operation, and wait until it is done."""
         with told(what, value):
-            operation = self._done(what, request.execute(num_retries=_ATTEMPTS))
-        if errors := operation.get("error", {}).get("errors"):
-            raise _refusal(what, value, f"{errors[0].get('code', '?')}: {errors[0].get('message', '')}")
+            self._done(what, value, request.execute(num_retries=_ATTEMPTS))
 
-    def _done(self, what: str, operation: Any) -> Any:
-        """Wait until an operation is done, and return it."""
+    def _done(self, what: str, value: object, operation: Any) -> None:
+        """Wait until an operation is done. Raises ClusterError where it fails, or goes on for too long."""
         until = time.monotonic() + _OPERATION_SECONDS
         while operation["status"] != "DONE":
             if time.monotonic() > until:
-                raise _refusal(what, None, f"{operation['name']} is not done after {_OPERATION_SECONDS:.0f} s")
+                raise _refusal(what, value, f"{operation['name']} is not done after {_OPERATION_SECONDS:.0f} s")
             where = {"project": self.project, "operation": operation["name"]}
             if "zone" in operation:
                 wait = self.compute.zoneOperations().wait(zone=operation["zone"].rpartition("/")[2], **where)
             else:
                 wait = self.compute.globalOperations().wait(**where)
             operation = wait.execute(num_retries=_ATTEMPTS)
-        return operation
+        if errors := operation.get("error", {}).get("errors"):
+            raise _refusal(what, value, f"{errors[0].get('code', '?')}: {errors[0].get('message', '')}")
 
     def _service(self) -> Any:
         def built(_: Any, *given: Any, **words: Any) -> Any:
