@@ -26,7 +26,7 @@ Cli = Callable[..., Any]
 ROWS, COLUMNS = 100_000, 6
 LINE = ("--rows", ROWS, "--columns", COLUMNS, "--tol", 1e-5, "--start", "null", "--quiet")
 CLOUDS = ("digitalocean", "gcp")
-MOST_REQUESTS = 32  # different ones of an ``up`` without a fault
+MOST_REQUESTS = {"digitalocean": 16, "gcp": 22}  # of an ``up`` without a fault, questions that are repeated once
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,8 +133,9 @@ def test_what_has_ended_by_itself_is_gone_and_removed_as_expired(cloud: str, clu
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("cloud", CLOUDS)
-@pytest.mark.parametrize("request_number", range(MOST_REQUESTS))
+@pytest.mark.parametrize(
+    ("cloud", "request_number"), [(cloud, number) for cloud, most in MOST_REQUESTS.items() for number in range(most)]
+)
 def test_down_removes_what_an_up_killed_before_any_request_has_started(
     cloud: str, request_number: int, clusterglm: Cli, tmp_path: Path
 ) -> None:
@@ -149,7 +150,7 @@ def test_down_removes_what_an_up_killed_before_any_request_has_started(
     assert down.returncode == 0, down.stderr
     assert rehearsal.shown(cloud)["empty"]
     requests = sent.read_text().splitlines()
-    assert len(requests) < MOST_REQUESTS
+    assert len(requests) < MOST_REQUESTS[cloud]
     print(f"{cloud}, before {request_number}, after {requests[-1:]}")
 
 

@@ -4,8 +4,8 @@
 at call number AT does what FAULT says: ``kill-before`` and ``kill-after`` its answer, or answer with an error of that
 code, ``every-3`` of them all.
 
-Other clouds' requests are written into the file REQUESTS, each once however often it is sent, and the command ends
-before the one of number AT.
+Other clouds' requests are written into the file REQUESTS, a question that is repeated once, and the command ends before
+the one of number AT.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ if "REQUESTS" in os.environ and "CLUSTERGLM_REHEARSAL" in os.environ:
         with lock, open(os.environ["REQUESTS"], "a+") as file:
             file.seek(0)
             seen = file.read().splitlines()
-            if line not in seen:
+            if method != "GET" or line not in seen[-1:]:
                 if len(seen) == int(os.environ["AT"]):
                     os.kill(os.getpid(), signal.SIGKILL)
                 file.write(line + "\\n")
