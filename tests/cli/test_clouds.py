@@ -175,7 +175,13 @@ def test_a_spot_machine_of_googles_that_is_taken_back_changes_no_bit(
     expected = package.fit(data=rows, solver="admm", family="binomial", lamduh=1.0, tol=1e-5, start="null")
     found = json.loads((tmp_path / "run" / "result.json").read_text())
     assert np.array_equal(found["coefficients"], expected.coefficients)
-    # The one that is off is still paid for, and has the name of its successor.
+    # One of its name is there again, by the fit or now, and not the one that is off and still paid for.
     assert clusterglm("scale", "lab", 2).returncode == 0
-    assert all(item["alive"] for item in rehearsal.shown("gcp")["servers"])
+    servers = rehearsal.shown("gcp")["servers"]
+    assert [item["alive"] for item in servers] == [True] * 3
+    machines.notice(next(item["id"] for item in servers if item["name"] == "dask-lab-worker-1"))
+    wait_until(lambda: not all(item["alive"] for item in rehearsal.shown("gcp")["servers"]))
+    cure = "note: lab: 1 of 2 machines have workers: clusterglm scale lab 2\n"
+    assert clusterglm("status", "lab").stderr == cure
+    assert clusterglm("scale", "lab", 2).returncode == 0
     assert clusterglm("down", "lab").stderr == "note: lab: 3 machines ended\n"

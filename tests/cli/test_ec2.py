@@ -72,7 +72,8 @@ def lab(clusterglm: Cli, _rehearsal: None) -> Iterator[dict[str, Any]]:
     done = clusterglm(*UP, "--workers", 2, "--name", "lab", "--spot", "--json", env={"OMP_NUM_THREADS": "7"})
     assert done.returncode == 0, done.stderr
     yield json.loads(done.stdout)
-    clusterglm("down", "lab")
+    done = clusterglm("down", "lab")
+    assert done.returncode == 0, done.stderr
 
 
 def test_everything_is_tagged_and_walled_at_birth(lab: dict[str, Any]) -> None:
@@ -163,8 +164,6 @@ def test_a_spot_machine_that_is_taken_back_in_the_middle_of_a_fit_changes_no_bit
     steps.go(1)
     assert running.wait(120) == 0, running.communicate()
     assert_same_bits(tmp_path / "run", expected)
-    cure = "note: lab: 1 of 2 machines have workers: clusterglm scale lab 2\n"
-    assert clusterglm("status", "lab").stderr == cure
     assert clusterglm("scale", "lab", 2).returncode == 0
 
 
