@@ -171,6 +171,17 @@ def test_ridge_answers_are_those_of_scikit_learn_by_every_solver(solver: str) ->
     )
 
 
+def test_an_answer_at_the_working_precision_keeps_its_proof() -> None:
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(4000, 3)), random.integers(0, 4, 4000).astype(float)
+    y[X[:, 1] > 0.5] = 2
+    found = clusterglm.fit(
+        data=(X, y), family="multinomial", penalty="group", alpha=0.02, penalty_groups="x0+x1", tol=1e-6
+    )
+    assert found.status == "optimal"
+    assert found.certificate["gap"] < 1e-13
+
+
 @pytest.mark.parametrize("penalty", ["l1", "elastic-net", "group"])
 @pytest.mark.parametrize("solver", ["proximal_newton", "proximal_gradient"])
 def test_penalised_answers_meet_the_conditions_of_the_optimum(penalty: str, solver: str) -> None:
