@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from clusterglm.result import Result
 
 _WIDTH = 78
+_LARGE = 1e6  # beyond which a column has no room for three digits behind the point
 _TITLE = "Generalized Linear Model Regression Results"
 
 
@@ -83,4 +84,4 @@ def _number(value: float, digits: int) -> str:
 
 
 def _fixed(value: float) -> str:
-    return f"{value:.3f}"
+    return f"{value:.3f}" if not abs(value) >= _LARGE else f"{value:.3g}"

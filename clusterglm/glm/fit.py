@@ -247,7 +247,13 @@ def inferred(
     if wanted is None or solution.status not in ("optimal", "converged"):
         return None
     try:
-        return infer(problem, solution.point, wanted, names, kept, null)
+        found = infer(problem, solution.point, wanted, names, kept, null)
+        if found.df_residual <= 0:
+            notes.append(
+                f"warning: {found.observations:g} observations, no more than coefficients: nothing is left to estimate "
+                "errors by; weights that do not count rows are --weights-are analytic"
+            )
+        return found
     except OutOfPasses:
         notes.append(f"note: no pass is left for standard errors: more than --max-passes {int(problem.limit)}")
         return None

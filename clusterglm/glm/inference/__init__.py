@@ -169,7 +169,8 @@ def infer(
     expected, observed, squared, pearson, rows, weight = problem.sum(moments, family, beta, analytic)
     n, p = float(rows if analytic else weight), len(beta)
     left = n - p
-    dispersion = float(pearson) / left if family.has_dispersion and left > 0 else 1.0
+    spare = left if left > 0 else np.nan  # of as many coefficients as observations no error is left to estimate
+    dispersion = float(pearson) / spare if family.has_dispersion else 1.0
     # Of least squares the log-likelihood is the largest over the dispersion too, as everywhere.
     dispersions = np.array([2 * point.loss * weight / n if family.quadratic else dispersion, dispersion])
     levels = np.column_stack([beta, null[kept]])
@@ -183,9 +184,9 @@ def infer(
             assert wanted.groups is not None
             (sums,) = problem.sum_over(wanted.groups, scores, family, beta, kept, len(names))
             groups = len(sums)
-            squared = sums.T @ sums * (groups / max(groups - 1, 1)) * (n - 1) / max(left, 1.0)
+            squared = sums.T @ sums * (groups / max(groups - 1, 1)) * (n - 1) / spare
         elif wanted.covariance == "HC1":
-            squared = squared * n / max(left, 1.0)
+            squared = squared * n / spare
         covariance = bread @ squared @ bread
     error = np.sqrt(np.diag(covariance))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -71,15 +71,16 @@ def infer_classes(
     n, width = float(rows if analytic else weight), len(kept)
     rest = slice(width, K * width)  # without the first class
     left, groups, covariance = n - (K - 1) * width, None, inverse(H[rest, rest])
+    spare = left if left > 0 else np.nan
     if wanted.covariance != "nonrobust":
         squared = J[rest, rest]
         if wanted.covariance == "cluster":
             assert wanted.groups is not None
             (sums,) = problem.sum_over(wanted.groups, scores, family, point.beta, kept, p)
             groups = len(sums)
-            squared = sums[:, rest].T @ sums[:, rest] * (groups / max(groups - 1, 1)) * (n - 1) / max(left, 1.0)
+            squared = sums[:, rest].T @ sums[:, rest] * (groups / max(groups - 1, 1)) * (n - 1) / spare
         elif wanted.covariance == "HC1":
-            squared = squared * n / max(left, 1.0)
+            squared = squared * n / spare
         covariance = covariance @ squared @ covariance
     each = point.beta.reshape(K, width)
     beta = (each[1:] - each[0]).ravel()

@@ -188,6 +188,27 @@ def test_theta_is_estimated_as_the_likelihood_says() -> None:
         clusterglm.fit(data=(X, np.tile([1.0, 2.0], 400)), theta="estimate", **how)
 
 
+@pytest.mark.parametrize("covariance", ["nonrobust", "HC1"])
+def test_without_more_observations_than_coefficients_there_are_no_errors(covariance: str) -> None:
+    X, y = drawn("gaussian", np.random.default_rng(5), 30, 3)
+    how: dict[str, Any] = {"family": "gaussian", "summary": True, "covariance": covariance}
+    for data in ((X[:4], y[:4]), (X, y, np.full(30, 1 / 30))):  # weights that sum to 1 do not count rows
+        found = clusterglm.fit(data=data, **how)
+        assert np.isnan(found.inference.standard_error).all()
+        assert any("observations, no more than coefficients" in note for note in found.notes)
+    exact = clusterglm.fit(data=(X, y, np.full(30, 1 / 30)), weights_are="analytic", **how)
+    plain = clusterglm.fit(data=(X, y), **how)
+    np.testing.assert_allclose(exact.inference.standard_error, plain.inference.standard_error, rtol=1e-9)
+
+
+def test_a_summary_keeps_its_columns_apart() -> None:
+    X, _ = drawn("gaussian", np.random.default_rng(5), 50, 2)
+    told = clusterglm.fit(data=(X, 1 + 2 * X[:, 0]), family="gaussian", summary=True, level=0.999).summary()
+    [line] = [line for line in told.splitlines() if line.startswith("x0")]
+    assert len(line.split()) == 7
+    assert "[0.0005    0.9995]" in told
+
+
 def test_columns_left_out_have_no_standard_error() -> None:
     X, y = drawn("poisson", np.random.default_rng(1), 100, 2)
     found = clusterglm.fit(data=(np.column_stack([X, X[:, 0]]), y), solver="newton", family="poisson", summary=True)
