@@ -299,7 +299,9 @@ def kept_columns(
         repeated = repeats(problem.sum(kernels.hessian, FAMILIES["gaussian"], start.beta)[2] / problem.weight)
     if repeated:
         names = ", ".join(labels[j] for j in repeated)
-        notes.append(f"warning: columns {names}: collinear with earlier ones: their coefficients are set to 0")
+        # An L2 part too small to be seen beside the columns could still tell them apart.
+        of = ", and what is proven is of a fit without them" if penalty.l2[repeated].any() else ""
+        notes.append(f"warning: columns {names}: collinear with earlier ones: their coefficients are set to 0{of}")
     dropped = sorted([*gone, *repeated])
     return np.setdiff1d(every, dropped), dropped, notes
 

@@ -218,6 +218,15 @@ def test_d15_constant_and_repeated_columns_are_left_out_with_a_note(make_table: 
     np.testing.assert_allclose(found.coefficients[[0, 2]], fitted(small, family, solver).coefficients, atol=1e-8)
 
 
+def test_d15_under_a_ridge_too_weak_to_be_seen_the_proof_is_of_the_fit_that_was_made(make_table: Any) -> None:
+    table = make_table("gaussian", 150, 2)
+    table.A[:, 2] = table.A[:, 1]
+    found = fitted(table, "gaussian", "proximal_newton", penalty="l2", alpha=1e-18)
+    assert found.dropped == ["x1"]
+    words = "their coefficients are set to 0, and what is proven is of a fit without them"
+    assert f"warning: columns x1: collinear with earlier ones: {words}" in found.notes
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_d15_under_a_ridge_a_repeated_column_shares_in_halves(make_table: Any, solver: str) -> None:
     table = make_table("binomial", 150, 2)
