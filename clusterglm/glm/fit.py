@@ -163,7 +163,9 @@ def first_point(problem: Problem, start: Start, solver: Solver) -> tuple[Start, 
         start, problem.sample = replace(start.at_null(), beta=null), None
         point = evaluate(problem, start.beta, solver)
     if not np.isfinite(point.objective):
-        cure = "not finite where all coefficients are 0: rescale the target or the offset"
+        zero = bool((null == start.null).all())
+        where = "where all coefficients are 0" if zero else "at the bounds nearest to 0"
+        cure = f"not finite {where}: rescale the target or the offset{'' if zero else ', or move the bounds'}"
         raise DataError("mean loss", f"{point.objective:g}", cure)
     return start, point
 

@@ -98,6 +98,12 @@ def test_a_sample_does_not_lead_back_to_a_null_model_outside_of_the_bounds(solve
     assert found.intercept == pytest.approx(peer.x, abs=1e-5)
 
 
+def test_bounds_at_which_there_is_no_likelihood_are_refused_by_name() -> None:
+    X, y = drawn("gamma", np.random.default_rng(6), 300, 2)
+    with pytest.raises(DataError, match=r"at the bounds nearest to 0.*move the bounds"):
+        clusterglm.fit(data=(X, y), family="gamma", link="inverse", bounds={"x0": (100.0, 200.0)})
+
+
 @pytest.mark.parametrize("pair", ["gaussian", "poisson"])
 def test_no_strength_of_a_path_leaves_bounds_that_leave_zero_out(pair: str) -> None:
     X, y = drawn(pair, np.random.default_rng(6), 300, 2)
