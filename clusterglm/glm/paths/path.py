@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from clusterglm.errors import DataError, UsageError
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.fit import fit
-from clusterglm.glm.model import Limits, Model
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.paths.folds import Outside
 from clusterglm.glm.paths.lockstep import Lockstep, sample_path
 from clusterglm.glm.penalties import Penalty, smallest_null_strength
@@ -155,12 +155,24 @@ def fit_path(
         if (each.clip(null) == null).all() and not each.residual(null, slope)[~each.free].any():
             begun[:, k] = null  # where all is zero, and no step by a Hessian from elsewhere comes near enough to say so
     whole = sample.rows == rows.rows if isinstance(sample, SampleRows | Columns) else True
+    unfinished: list[str] = []
+
+    def by_itself(k: int, within: Rows, begin: Array | None) -> Fit:
+        own = replace(model, alpha=float(alphas[k]), lamduh=None)
+        found = fit(within, names, own, SOLVERS["proximal_newton"], replace(limits, begin=begin), (), locate, target)
+        if found.status == "interrupted":
+            raise KeyboardInterrupt
+        problem.passes += found.passes
+        if found.status not in ("optimal", "converged"):
+            unfinished.append(found.status)
+        return found
+
     for k in steps.solve(penalties, begun, None if whole else nearby):
         # What lockstep could not settle is fitted by itself.
-        own = replace(model, alpha=float(alphas[k]), lamduh=None)
-        alone = fit(rows, names, own, SOLVERS["proximal_newton"], replace(limits, begin=None), (), locate, target)
-        problem.passes += alone.passes
+        alone = by_itself(k, rows, None)
         steps.replace(k, alone.beta[kept], alone.certificate)
+    if unfinished:
+        notes.append(_unfinished(unfinished, len(alphas), "models"))
     betas = np.zeros((len(alphas), len(labels)))
     betas[:, kept] = steps.betas.T
     path = Path(
@@ -177,20 +189,16 @@ def fit_path(
     if folds == 1:
         return path
     losses, certificates, astray = steps.cross(penalties)
-    doubtful = 0
+    unfinished.clear()
     for f, k in astray:
-        own = replace(model, alpha=float(alphas[k]), lamduh=None)
-        outside, begin = Outside(rows, folds, f), replace(limits, begin=betas[k])
         try:
-            alone = fit(outside, names, own, SOLVERS["proximal_newton"], begin, (), locate, target)
+            alone = by_itself(k, Outside(rows, folds, f), betas[k])
         except DataError as refused:
             raise DataError("--folds", folds, f"without fold {f + 1}: {refused}: take other folds") from refused
-        problem.passes += alone.passes
-        doubtful += alone.status not in ("optimal", "converged")
         losses[f, k] = 2 * steps.fold_losses(alone.beta[kept][:, None])[f, 0] / steps.weights[f]
         certificates[f][k] = alone.certificate
-    if doubtful:
-        notes.append(f"warning: {doubtful} of {folds * len(alphas)} models without a fold have no finite optimum")
+    if unfinished:
+        notes.append(_unfinished(unfinished, folds * len(alphas), "models without a fold"))
     if unproven := sum(not np.isfinite(min(c.error_in_se, c.gap_in_se)) for own in certificates for c in own):
         notes.append(f"note: {unproven} of {folds * len(alphas)} models without a fold have no bound on their error")
     mean = losses.mean(axis=0)
@@ -208,6 +216,10 @@ def fit_path(
         best=best,
         simplest=simplest,
     )
+
+
+def _unfinished(statuses: list[str], all_of: int, models: str) -> str:
+    return f"warning: {len(statuses)} of {all_of} {models} have no answer: {', '.join(sorted(set(statuses)))}"
 
 
 def _refuse(model: Model, folds: int, columns: int, rows: int) -> None:

@@ -99,6 +99,14 @@ def test_models_that_steps_lead_astray_are_fitted_by_themselves() -> None:
         assert path.held_out[fold, 1] == pytest.approx(2 * loss, rel=1e-2)
 
 
+def test_strengths_without_an_answer_are_told() -> None:
+    X = np.random.default_rng(0).normal(size=(400, 2))
+    y, model = (X[:, 0] > 0).astype(float), Model(family("logit"), "l1", factors={"x0": 0.0})
+    path = fit_path(from_arrays(X, y, intercept=True), ["x0", "x1"], model, Grid(2), 3)
+    assert "warning: 2 of 2 models have no answer: no_finite_mle" in path.notes
+    assert any("models without a fold have no answer" in note for note in path.notes)
+
+
 @pytest.mark.parametrize(("n", "folds", "last"), [(10, 5, 10), (400, 5, 4)])
 def test_a_fold_without_rows_or_weight_is_refused(n: int, folds: int, last: int) -> None:
     X, y, names = made("gaussian", n)
