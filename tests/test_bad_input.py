@@ -380,7 +380,7 @@ def test_a_refusal_of_the_model_imports_numpy_alone(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_fast(tmp_path: Path) -> None:
-    """The process takes little more than its interpreter and numpy: the options of some ten targets."""
+    """It takes few times what its interpreter, numpy and typer take: it has the options of some ten targets."""
     line = ["-m", "clusterglm.cli", "fit", "newton", "--penalty", "l1", "--rows", "10"]
     spent = []
     for program in (line, ["-c", "import numpy, typer, typer._adapters"]):
@@ -391,7 +391,7 @@ def test_a_refusal_is_fast(tmp_path: Path) -> None:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             best = min(best, after.ru_utime - before.ru_utime)
         spent.append(best)
-    assert spent[0] - spent[1] < 0.45
+    assert spent[0] < 4 * spent[1]
 
 
 def powerless() -> None:
