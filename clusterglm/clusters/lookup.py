@@ -214,7 +214,8 @@ def connect_cluster(
     if (holder := Registry().busy(name)) and holder.get("command") == "down":
         raise ClusterError(what, name, f"being taken down by pid {holder.get('pid')} on {holder.get('host')}")
     check_alive(launcher, record, what)
-    try:
+
+    def client(record: Record) -> Client:
         return connect(
             launcher.reached(record) if isinstance(launcher, OnHosts) else record.address,
             what=what,
@@ -224,7 +225,17 @@ def connect_cluster(
             allow_version_mismatch=allow_version_mismatch,
             keys=Path(record.details["keys"]) if "keys" in record.details else None,
         )
+
+    try:
+        return client(record)
     except ClusterError as error:
-        if isinstance(launcher, Account) and (why := launcher.shut_out(record)):
+        if not isinstance(launcher, Account):
+            raise
+        # Another machine may have ended it and started one of its name.
+        successor = launcher.find(name)
+        if successor is not None and successor.address not in ("", record.address):
+            Registry().save(successor)
+            return client(successor)
+        if why := launcher.shut_out(record):
             raise moved(record, why, what) from error
         raise

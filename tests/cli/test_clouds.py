@@ -107,6 +107,21 @@ def test_down_removes_what_a_killed_up_has_started(cloud: str, clusterglm: Cli, 
 
 
 @pytest.mark.full
+def test_a_cluster_that_was_started_anew_on_another_machine_is_found(clusterglm: Cli, tmp_path: Path) -> None:
+    state = Path(os.environ["XDG_STATE_HOME"], "clusterglm")
+    line = ("up", "digitalocean", "--fake", "--workers", 1, "--name", "lab")
+    assert clusterglm(*line).returncode == 0
+    shutil.copytree(state, tmp_path / "here")
+    assert clusterglm("down", "lab").returncode == 0
+    assert clusterglm(*line).returncode == 0
+    forget()
+    shutil.copytree(tmp_path / "here", state)  # as if the other two commands had been on another machine
+    done = clusterglm("status", "lab", env={"DASK_CLUSTERGLM__CONNECT_TIMEOUT": "5s"})
+    assert done.returncode == 0, done.stderr
+    assert clusterglm("down", "lab").returncode == 0
+
+
+@pytest.mark.full
 def test_the_machines_may_run_a_container(clusterglm: Cli) -> None:
     line = ("up", "digitalocean", "--fake", "--workers", 1, "--name", "boxed", "--docker-image", "lab/dask:1")
     done = clusterglm(*line)
