@@ -34,10 +34,11 @@ def register(app: typer.Typer) -> None:
 
 def _keep_tunnel(launcher: Account, record: Record) -> None:
     """Print an address on loopback that leads to the dashboard, until a signal ends this."""
+    from clusterglm.clusters.cloud import door
     from clusterglm.clusters.hosts.tunnel import tunnel
 
-    with launcher.way_in(record, "scheduler") as line:
-        output.data(f"{tunnel(line, record.name, 'http://127.0.0.1:8787')}/status")
+    with launcher.way_in(record) as ways:
+        output.data(f"{tunnel(door.into(ways, 'scheduler').line, record.name, 'http://127.0.0.1:8787')}/status")
         output.flush()
         output.note("the way is open until this command ends: Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):

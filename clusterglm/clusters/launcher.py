@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Self, runtime_checkable
 
 from clusterglm import config
 from clusterglm.errors import ClusterError, unknown
+
+if TYPE_CHECKING:
+    from clusterglm.clusters.cloud.door import Way
 
 SCHEMA = 1
 State = Literal["pending", "held", "starting", "up", "gone", "down"]
@@ -149,12 +152,8 @@ class Account(Cloud, Protocol):
     def hourly(self, record: Record) -> tuple[float, bool]:
         """Return the dollars of an hour of a cluster as it is, and whether that is all of it."""
 
-    def way_in(self, record: Record, machine: str) -> AbstractContextManager[Callable[..., list[str]]]:
-        """Keep a machine open to ssh from here.
-
-        What is yielded takes options of ssh and returns its command line up to the machine. UsageError for a machine
-        that there is not.
-        """
+    def way_in(self, record: Record) -> AbstractContextManager[Mapping[str, Way]]:
+        """Keep the machines open to ssh from here, and yield the way into each by its role: scheduler, worker-0, ..."""
 
     def shut_out(self, record: Record) -> str:
         """Return why the cluster's wall does not let the caller in, an empty string where it does."""

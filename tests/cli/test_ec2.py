@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,6 +192,60 @@ def test_a_machine_is_entered_by_ssh_while_its_port_is_open(lab: dict[str, Any],
     finally:
         known.write_bytes(ours)
         shutil.rmtree(known.parents[2] / "other")
+
+
+def test_ansible_reaches_all_machines_while_their_port_is_open(
+    lab: dict[str, Any], clusterglm: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_HOME", str(tmp_path / "ansible"))
+    file, ansible = tmp_path / "inventory.yml", Path(sys.executable).with_name("ansible")
+    line = ("ssh", "lab", "--inventory", file, "--")
+    done = clusterglm(*line, ansible, "-i", file, "all", "-m", "raw", "-a", "echo to $SSH_CONNECTION")
+    assert done.returncode == 0, done.stdout + done.stderr
+    machines = len(ec2.everything()["machines"])
+    reached = [text.split() for text in done.stdout.splitlines() if text.startswith("to ")]
+    assert len({words[3] for words in reached}) == len(reached) == machines
+    assert {words[1] for words in reached} == {"172.31.0.1"}
+    assert open_to() == {8786: ["172.31.0.1/32"]}
+    assert (file.stat().st_mode & 0o777) == 0o600
+    assert clusterglm(*line, "sh", "-c", "exit 5").returncode == 5  # its own file is written again
+    file.write_text("mine")
+    done = clusterglm(*line, "true")
+    cure = "is there, and not of clusterglm's making: name another"
+    assert (done.returncode, done.stderr) == (2, f"error: --inventory ({file}): {cure}\n")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.full
+def test_the_playbooks_provision_them_as_they_do_any_hosts(
+    lab: dict[str, Any], clusterglm: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run makes an environment on each machine, the second changes nothing."""
+    root, bin = Path(__file__).parents[2], Path(sys.executable).parent
+    wheel = ("-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, root)
+    subprocess.run([sys.executable, *map(str, wheel)], check=True)
+    given = {
+        "python_env_path": f"{tmp_path}/{{{{ inventory_hostname }}}}",  # the machines' disks are one in a rehearsal
+        "python_env_python": sys.executable,
+        "python_env_source": str(next(tmp_path.glob("*.whl"))),
+        "python_env_lock": "",
+        "python_env_pip_arguments": "--no-deps --no-index",
+        "python_env_shared_packages": [next(entry for entry in sys.path if entry.endswith("site-packages"))],
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    (tmp_path / "given.json").write_text(json.dumps(given))
+    for name, value in {"HOME": tmp_path / "ansible", "CONFIG": root / "ansible" / "ansible.cfg", "NOCOLOR": 1}.items():
+        monkeypatch.setenv(f"ANSIBLE_{name}", str(value))
+    file = tmp_path / "inventory.yml"
+    play = (bin / "ansible-playbook", "-i", file, "--tags", "python_env", "-e", f"@{tmp_path}/given.json")
+    for changes in (True, False):
+        done = clusterglm("ssh", "lab", "--inventory", file, "--", *play, root / "ansible" / "site.yml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        changed = dict(re.findall(r"^([\w-]+) +: .*changed=(\d+)", done.stdout, re.M))
+        assert len(changed) == len(ec2.everything()["machines"])
+        assert {count != "0" for count in changed.values()} == {changes}, done.stdout
+    for name in changed:
+        assert subprocess.run([tmp_path / name / "bin" / "clusterglm", "--version"], check=False).returncode == 0
 
 
 def test_the_dashboard_is_reached_by_a_tunnel(lab: dict[str, Any], begin: Any, wait_until: Any) -> None:

@@ -8,16 +8,18 @@ code on the cluster by Dask. The wall before the port stays closed but for the a
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clusterglm.clusters import tls
 from clusterglm.clusters.cloud.ec2 import api
+from clusterglm.clusters.cloud.fleet import SCHEDULER
 from clusterglm.clusters.cloud.userdata import SSH_PORT
-from clusterglm.errors import ClusterError
+from clusterglm.errors import ClusterError, unknown
 
 _ALIAS = "clusterglm"
 _OPTIONS = {
@@ -36,22 +38,58 @@ _OPTIONS = {
 }
 
 
-def command(keys: Path, address: str, *options: str) -> list[str]:
-    """Return the command line of ssh up to a machine, in nobody's configuration but the cluster's own.
+class Way(NamedTuple):
+    """The way into a machine: the folder of its cluster's keys, and where it is reached."""
+
+    keys: Path
+    address: str
+
+    def line(self, *options: str) -> list[str]:
+        """Return the command line of ssh up to the machine, in nobody's configuration but the cluster's own.
+
+        Raises
+        ------
+        ClusterError
+            The keys are not there.
+        """
+        return ["ssh", *_arguments(self.keys), *options, "--", self.address]
+
+
+def into(ways: Mapping[str, Way], machine: str) -> Way:
+    """Return the way into one machine; UsageError for one that there is not."""
+    if machine not in ways:
+        raise unknown("--on", machine, sorted(ways))
+    return ways[machine]
+
+
+def inventory(ways: Mapping[str, Way]) -> str:
+    """Return an inventory of Ansible's, in YAML: the machines by their roles, each in the group of its role.
 
     Raises
     ------
     ClusterError
         The keys are not there.
     """
+    import yaml
+
+    groups: dict[str, Any] = {"dask_scheduler": {"hosts": {}}, "dask_worker": {"hosts": {}}}
+    for role, way in ways.items():
+        hosts = groups["dask_scheduler" if role == SCHEDULER else "dask_worker"]["hosts"]
+        hosts[role] = {"ansible_host": way.address, "ansible_ssh_common_args": shlex.join(_arguments(way.keys))}
+    # No connection is kept: it would outlive the port's being open.
+    given = {"ansible_user": _OPTIONS["User"], "ansible_port": SSH_PORT, "ansible_ssh_args": "-o ControlMaster=no"}
+    return str(yaml.safe_dump({"all": {"children": groups, "vars": given}}, sort_keys=False))
+
+
+def _arguments(keys: Path) -> list[str]:
     known = keys.parent / "known_hosts"
     known.write_text(f"{_ALIAS} {_public(keys)}\n", encoding="ascii")
-    line = ["ssh", "-F", "/dev/null"]
+    found = ["-F", "/dev/null"]
     for name, value in _OPTIONS.items():
-        line += ["-o", f"{name}={value}"]
+        found += ["-o", f"{name}={value}"]
     for name, path in {"IdentityFile": keys / tls.KEY, "UserKnownHostsFile": known}.items():
-        line += ["-o", f'{name}="{str(path).replace("%", "%%")}"']
-    return [*line, *options, "--", address]
+        found += ["-o", f'{name}="{str(path).replace("%", "%%")}"']
+    return found
 
 
 def _public(keys: Path) -> str:
@@ -78,11 +116,12 @@ def opened(ec2: Any, name: str, ranges: Sequence[str]) -> Iterator[None]:
 
 
 def run(line: Sequence[str]) -> int:
-    """Run ssh in the foreground and return its exit code; Ctrl-C is for what runs there."""
+    """Run ssh, or what uses it, in the foreground and return its exit code; Ctrl-C is for what runs there."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return subprocess.run(line, check=False).returncode
     except FileNotFoundError as error:
-        raise ClusterError("ssh", None, "not installed here: install OpenSSH's client") from error
+        cure = "install OpenSSH's client" if line[0] == "ssh" else "install it"
+        raise ClusterError(line[0], None, f"not installed here: {cure}") from error
     finally:
         signal.signal(signal.SIGINT, before)

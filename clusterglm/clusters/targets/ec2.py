@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import secrets
 import shutil
@@ -30,7 +29,7 @@ from clusterglm.clusters.cloud.rented import Rented
 from clusterglm.clusters.cloud.workers import live_logs
 from clusterglm.clusters.connect import check_versions, connect, moved
 from clusterglm.clusters.launcher import Elsewhere, Member, Plan, Record, Size, State
-from clusterglm.errors import ClusterError, unknown
+from clusterglm.errors import ClusterError
 from clusterglm.scheduler import known_workers
 from clusterglm.units import format_size
 
@@ -223,15 +222,15 @@ class Ec2(Ec2Options, Rented):
         return ", ".join(wanted)
 
     @contextlib.contextmanager
-    def way_in(self, record: Record, machine: str) -> Iterator[Callable[..., list[str]]]:
-        """Keep a machine open to ssh from the caller's address alone, and yield the command line that leads to it."""
-        ec2 = self._ec2()
-        found = {fleet.part(item): item for item in self._machines(record.name) if item["State"]["Name"] in fleet.BORN}
-        if machine not in found:
-            raise unknown("--on", machine, sorted(found))
-        address = found[machine].get("PublicIpAddress") or found[machine]["PrivateIpAddress"]
+    def way_in(self, record: Record) -> Iterator[dict[str, door.Way]]:
+        """Keep the machines open to ssh from the caller's address alone, and yield the way into each, by its role."""
+        ec2, keys = self._ec2(), Path(record.details["keys"])
+        alive = [item for item in self._machines(record.name) if item["State"]["Name"] in fleet.BORN]
+        ways = {
+            fleet.part(item): door.Way(keys, item.get("PublicIpAddress") or item["PrivateIpAddress"]) for item in alive
+        }
         with door.opened(ec2, record.name, self.ranges()):
-            yield functools.partial(door.command, Path(record.details["keys"]), address)
+            yield ways
 
     def expired(self, any_owner: bool) -> dict[str, str]:
         """Return clusters whose life is over by their tags, and those that have lost their scheduler, or never had it.

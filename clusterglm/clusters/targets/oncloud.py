@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import functools
 import hmac
 import json
 import os
@@ -34,7 +33,7 @@ from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request
 from clusterglm.clusters.cloud.rented import Rented
 from clusterglm.clusters.connect import check_versions
 from clusterglm.clusters.launcher import Member, Plan, Record, Size, State, configured
-from clusterglm.errors import ClusterError, unknown
+from clusterglm.errors import ClusterError
 from clusterglm.units import format_size
 
 _BOOT_SECONDS = 600
@@ -241,18 +240,16 @@ class OnCloud(Rented):
         return ", ".join(wanted)
 
     @contextlib.contextmanager
-    def way_in(self, record: Record, machine: str) -> Iterator[Callable[..., list[str]]]:
-        """Keep a machine open to ssh from the caller's address alone, and yield the command line that leads to it."""
-        provider, port = self.provider(), userdata.SSH_PORT
-        found = {server.part: server for server in self._servers(record.name) if server.alive}
-        if machine not in found:
-            raise unknown("--on", machine, sorted(found))
-        address = found[machine].private if self.private else found[machine].public
+    def way_in(self, record: Record) -> Iterator[dict[str, door.Way]]:
+        """Keep the machines open to ssh from the caller's address alone, and yield the way into each, by its role."""
+        provider, port, keys = self.provider(), userdata.SSH_PORT, Path(record.details["keys"])
+        alive = [server for server in self._servers(record.name) if server.alive]
+        ways = {each.part: door.Way(keys, str(each.private if self.private else each.public)) for each in alive}
         before = provider.admitted(record.name, port)
         mine = set(self.ranges()) - set(before)
         provider.admit(record.name, port, [*before, *mine])
         try:
-            yield functools.partial(door.command, Path(record.details["keys"]), address)
+            yield ways
         finally:
             provider.admit(record.name, port, sorted(set(provider.admitted(record.name, port)) - mine))
 

@@ -75,9 +75,11 @@ class Machine:
             "MACHINE": str(folder),
             "MINUTE_SECONDS": os.environ.get("CLUSTERGLM_REHEARSAL_MINUTE", "60"),
         }
-        # Its own /srv, on this machine's disk: rows may be written there.
-        srv, script_file = (shlex.quote(str(folder / name)) for name in ("srv", "run.sh"))
-        boot = f"mount --bind {srv} /srv && exec /bin/sh {script_file}"
+        # Its own /srv, on this machine's disk: rows may be written there. No group of terminals: sshd would give it the
+        # terminal of a login, which root of a namespace may not.
+        srv, script_file, group = (shlex.quote(str(folder / name)) for name in ("srv", "run.sh", "group"))
+        boot = f"mount --bind {srv} /srv && grep -v ^tty: /etc/group >{group} && mount --bind {group} /etc/group"
+        boot += f" && exec /bin/sh {script_file}"
         with self.console.open("ab") as console:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, "unshare", "-m", "sh", "-c", boot],
