@@ -154,7 +154,7 @@ def test_what_has_ended_by_itself_is_gone_and_removed_as_expired(cloud: str, clu
     ("cloud", "request_number"), [(cloud, number) for cloud, most in MOST_REQUESTS.items() for number in range(most)]
 )
 def test_down_removes_what_an_up_killed_before_any_request_has_started(
-    cloud: str, request_number: int, clusterglm: Cli, tmp_path: Path
+    cloud: str, request_number: int, clusterglm: Cli, tmp_path: Path, wait_until: Any
 ) -> None:
     sent = tmp_path / "requests"
     path = os.pathsep.join([str(killing.folder(tmp_path / "site")), os.environ["PYTHONPATH"]])
@@ -165,7 +165,7 @@ def test_down_removes_what_an_up_killed_before_any_request_has_started(
         forget()  # names and tags say enough
     down = clusterglm("down", "killed", "--if-exists")
     assert down.returncode == 0, down.stderr
-    assert rehearsal.shown(cloud)["empty"]
+    wait_until(lambda: rehearsal.shown(cloud)["empty"], 5)
     requests = sent.read_text().splitlines()
     assert len(requests) < MOST_REQUESTS[cloud]
     print(f"{cloud}, before {request_number}, after {requests[-1:]}")
@@ -194,8 +194,8 @@ def test_a_spot_machine_of_googles_that_is_taken_back_changes_no_bit(
     assert np.array_equal(found["coefficients"], expected.coefficients)
     # One of its name is there again, by the fit or now, and not the one that is off and still paid for.
     assert clusterglm("scale", "lab", 2).returncode == 0
+    wait_until(lambda: [item["alive"] for item in rehearsal.shown("gcp")["servers"]] == [True] * 3, 10)
     servers = rehearsal.shown("gcp")["servers"]
-    assert [item["alive"] for item in servers] == [True] * 3
     machines.notice(next(item["id"] for item in servers if item["name"] == "dask-lab-worker-1"))
     wait_until(lambda: not all(item["alive"] for item in rehearsal.shown("gcp")["servers"]))
     cure = "note: lab: 1 of 2 machines have workers: clusterglm scale lab 2\n"
