@@ -81,7 +81,9 @@ def s3_client(s3: Any) -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["d", "d.zarr", "d.npy", "s3://data/d", "s3://data/d.zarr"])
-@pytest.mark.parametrize(("family", "dtype"), [("binomial", "float64"), ("poisson", "float32")])
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("poisson", "float32"), pytest.param("binomial", "float64", marks=pytest.mark.full)]
+)
 def test_a_fit_of_what_was_written_has_the_bits_of_a_fit_of_generated_rows(
     clusterglm: Clusterglm, s3_client: Any, s3: Any, tmp_path: Path, to: str, family: str, dtype: str
 ) -> None:

@@ -112,7 +112,7 @@ def test_ask_for_brings_more_workers(cluster: Cluster) -> None:
     ("number", "group"),
     [
         (signal.SIGINT, True),
-        (signal.SIGINT, False),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.full),
         (signal.SIGTERM, False),
         (signal.SIGKILL, False),
         (signal.SIGHUP, True),
