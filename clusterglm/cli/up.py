@@ -138,16 +138,14 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             registry.save(record)
             begun = True
 
-        recorded = False
         try:
             registry.create(record)
-            recorded = True
             record = launcher.launch(plan, record, save, seconds, output.note)
             registry.save(record)
             return record
         except BaseException as error:
             found = registry.read(name)
-            if not recorded and (found is None or found.created != record.created):
+            if found is None or found.created != record.created:
                 raise  # the name is another's, or the interrupt came first
             try:
                 ours = begun and not isinstance(error, Taken)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from clusterglm import config
 from clusterglm.clusters import words
 from clusterglm.clusters.cloud import options as of
-from clusterglm.clusters.cloud.ec2.api import own_address
+from clusterglm.clusters.cloud.caller import own_address
 from clusterglm.clusters.launcher import option, repeated
 from clusterglm.errors import UsageError
 from clusterglm.units import parse_duration

@@ -75,9 +75,11 @@ def inventory(ways: Mapping[str, Way]) -> str:
     groups: dict[str, Any] = {"dask_scheduler": {"hosts": {}}, "dask_worker": {"hosts": {}}}
     for role, way in ways.items():
         hosts = groups["dask_scheduler" if role == SCHEDULER else "dask_worker"]["hosts"]
-        hosts[role] = {"ansible_host": way.address, "ansible_ssh_common_args": shlex.join(_arguments(way.keys))}
+        hosts[role] = {"ansible_host": way.address}
+    (keys,) = {way.keys for way in ways.values()}
+    given = {"ansible_user": _OPTIONS["User"], "ansible_port": SSH_PORT}
     # No connection is kept: it would outlive the port's being open.
-    given = {"ansible_user": _OPTIONS["User"], "ansible_port": SSH_PORT, "ansible_ssh_args": "-o ControlMaster=no"}
+    given |= {"ansible_ssh_args": "-o ControlMaster=no", "ansible_ssh_common_args": shlex.join(_arguments(keys))}
     return str(yaml.safe_dump({"all": {"children": groups, "vars": given}}, sort_keys=False))
 
 

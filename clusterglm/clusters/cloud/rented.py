@@ -13,8 +13,8 @@ from typing import Any
 
 from clusterglm.clusters import registry
 from clusterglm.clusters.cloud import fleet, rehearsal, userdata
+from clusterglm.clusters.cloud.caller import own_address
 from clusterglm.clusters.cloud.cloud_options import CloudOptions
-from clusterglm.clusters.cloud.ec2.api import own_address
 from clusterglm.clusters.launcher import Entrance, Record
 from clusterglm.errors import UsageError
 

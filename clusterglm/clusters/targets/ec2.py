@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from clusterglm import __version__
 from clusterglm.clusters import registry, tls
 from clusterglm.clusters.cloud import boots, door, fleet, notice, prices, rehearsal, userdata
+from clusterglm.clusters.cloud.caller import own_address
 from clusterglm.clusters.cloud.ec2 import api, policy, preflight
 from clusterglm.clusters.cloud.ec2.options import Ec2Options
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.cloud.rented import Rented
-from clusterglm.clusters.cloud.workers import live_logs
+from clusterglm.clusters.cloud.workers import live_logs, retire
 from clusterglm.clusters.connect import check_versions, connect, moved
 from clusterglm.clusters.launcher import Elsewhere, Member, Plan, Record, Size, State
 from clusterglm.errors import ClusterError
-from clusterglm.scheduler import known_workers
 from clusterglm.units import format_size
 
 if TYPE_CHECKING:
@@ -167,9 +167,7 @@ class Ec2(Ec2Options, Rented):
         client = self._connected(record)
         try:
             if leaving := sorted(present)[workers:]:
-                named = known_workers(client).values()
-                names = [str(each["name"]) for each in named if fleet.machine_of(each["name"], record.name) in leaving]
-                client.retire_workers(names=names, close_workers=True)
+                retire(client, record.name, leaving)
                 api.terminate(ec2, [present[number] for number in leaving])
             free = (number for number in range(workers + len(present)) if number not in present)
             new = [number for number, _ in zip(free, range(workers - len(present)), strict=False)]
@@ -212,7 +210,7 @@ class Ec2(Ec2Options, Rented):
 
     def let_in(self, record: Record) -> str:
         """Open the scheduler's port to the caller's address and to those that were named, and to no others."""
-        ec2, wanted = self._ec2(), sorted({api.own_address(), *self.allow_cidr})
+        ec2, wanted = self._ec2(), sorted({own_address(), *self.allow_cidr})
         for group in api.groups(ec2, record.name):
             for port in (userdata.PORT, *([22] if self.key_name else [])):
                 for each in wanted:

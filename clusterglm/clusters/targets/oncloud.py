@@ -27,7 +27,7 @@ from typing import Any
 from clusterglm import __version__
 from clusterglm.clusters import registry, tls
 from clusterglm.clusters.cloud import door, fleet, notice, prices, rehearsal, userdata, workers
-from clusterglm.clusters.cloud.ec2.api import own_address
+from clusterglm.clusters.cloud.caller import own_address
 from clusterglm.clusters.cloud.handover import hand_over
 from clusterglm.clusters.cloud.provider import PLANNED, Order, Provider, Request, Server, overdue
 from clusterglm.clusters.cloud.rented import Rented

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clusterglm.clusters.cloud import rehearsal, userdata
+from clusterglm.clusters.cloud import userdata
 from clusterglm.errors import ClusterError, Taken
 
 CLUSTER, ROLE, CREATED, EXPIRES, OWNER, VERSION = (
@@ -25,7 +25,6 @@ _ALIVE = ("pending", "running", "stopping", "stopped")
 _CANONICAL = "099720109477"
 _IMAGE = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{}-server-*"
 _PARAMETER = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{}/hvm/ebs-gp3/ami-id"
-_WHO = "https://checkip.amazonaws.com"
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 5, 30, 8
 _END_SECONDS = 300.0
 _creating = threading.Lock()  # a session of botocore's is not for several threads
@@ -203,30 +202,6 @@ def image(ec2: Any, ssm: Any, instance_type: str, given: str | None = None) -> d
     if found[0]["Architecture"] not in runs:
         raise ClusterError("--image", given, f"is for {found[0]['Architecture']}, and {instance_type} is {runs[0]}")
     return dict(found[0])
-
-
-def own_address() -> str:
-    """Return the caller's own address as the cloud sees it, as a /32.
-
-    Raises
-    ------
-    ClusterError
-        Nobody tells: never is a group opened to the whole world instead.
-    """
-    if rehearsal.inside():
-        from clusterglm.clusters.cloud.fakes.booter import GATEWAY  # not needed to refuse a command line
-
-        return f"{GATEWAY}/32"
-    import ipaddress
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(_WHO, timeout=_CONNECT_SECONDS) as answer:
-            return f"{ipaddress.IPv4Address(answer.read(64).decode().strip())}/32"
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            "--allow-cidr", None, f"{_WHO} does not tell your address: give it, as 203.0.113.5/32"
-        ) from error
 
 
 def open_group(ec2: Any, name: str, network: str, ranges: Iterable[str], values: Mapping[str, str], ssh: bool) -> str:
