@@ -79,6 +79,7 @@ count=$(cat {folder}/count 2>/dev/null || echo 0); echo $((count + 1)) > {folder
 [ "$count-{when}" != {call}-before ] || {{ kill -{number} $PPID; sleep 0.5; }}
 {real} "$@"; code=$?
 [ "$count-{when}" != {call}-after ] || kill -{number} $PPID
+touch {folder}/ended-$count
 exit $code
 """
 
@@ -87,7 +88,7 @@ exit $code
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("call", [0, 1])
 def test_down_removes_what_a_killed_up_has_submitted(
-    slurm: Any, clusterglm: Any, tmp_path: Path, call: int, when: str, number: signal.Signals
+    slurm: Any, clusterglm: Any, wait_until: Any, tmp_path: Path, call: int, when: str, number: signal.Signals
 ) -> None:
     path = tmp_path / "sbatch"
     real = shutil.which("sbatch")
@@ -96,10 +97,40 @@ def test_down_removes_what_a_killed_up_has_submitted(
     env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = clusterglm(*UP, "--workers", 2, "--name", "killed", "--wait", env=env)
     assert done.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    if number == signal.SIGKILL:  # a submission outlives its command
+        wait_until((tmp_path / f"ended-{call}").exists)
     records = Path(os.environ["XDG_STATE_HOME"], "clusterglm", "records")
     if number == signal.SIGKILL and call and when == "after":
         shutil.rmtree(records)  # the queue says enough
     assert clusterglm("down", "killed", "--if-exists").returncode == 0
+    assert not slurm.jobs()
+    assert not folders()
+
+
+LATE = """#!/bin/bash
+# The real one, which has read its script when the command that calls it is killed, but is slow to hand it over.
+for script; do :; done
+echo "$script" > {folder}/name; cp "$script" {folder}/script; kill -9 $PPID
+while [ -e "$script" ]; do sleep 0.01; done
+{real} "${{@:1:$#-1}}" {folder}/script; touch {folder}/submitted
+"""
+LOOK = """#!/bin/bash
+# The real one, for which such a submission is waited for once the script is gone.
+[ ! -e {folder}/name ] || [ -e "$(cat {folder}/name)" ] || while [ ! -e {folder}/submitted ]; do sleep 0.01; done
+exec {real} "$@"
+"""
+
+
+def test_down_finds_a_submission_that_comes_as_the_folder_goes(slurm: Any, clusterglm: Any, tmp_path: Path) -> None:
+    for command, script in (("sbatch", LATE), ("squeue", LOOK)):
+        path = tmp_path / command
+        path.write_text(script.format(folder=tmp_path, real=shutil.which(command)))
+        path.chmod(0o755)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert clusterglm(*UP, "--workers", 2, "--name", "late", env=env).returncode == -signal.SIGKILL
+    assert not slurm.jobs()
+    assert clusterglm("down", "late", env=env).returncode == 0
+    assert (tmp_path / "submitted").exists()
     assert not slurm.jobs()
     assert not folders()
 

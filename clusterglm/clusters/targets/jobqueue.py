@@ -201,12 +201,23 @@ class JobQueue(JobOptions):
         ClusterError
             The queue still holds some after five minutes.
         """
+        ended = self._empty(record)
+        folders = {Folder(tag.folder): tag for tag in ended.values()}
+        if known := record.details.get("folder"):
+            uid = str(known).rpartition("-")[2]
+            folders[Folder(Path(known))] = Tag(record.name, uid, SCHEDULER, Path(known))
+        for folder, tag in folders.items():
+            folder.remove(tag.name, tag.uid)
+        # A submission that has outlived a killed ``up`` had read its script, or can read it no more.
+        ended |= self._empty(record)
+        return len(ended)
+
+    def _empty(self, record: Record) -> dict[str, Tag]:
+        """Cancel jobs until the queue holds none, and return the tag of each."""
         since, asked, pause = time.monotonic(), -math.inf, 0.1
-        seen: set[str] = set()
-        tags: set[Tag] = set()
+        seen: dict[str, Tag] = {}
         while jobs := [job for job in self.commands.jobs() if job.tag.name == record.name]:
-            seen |= {job.id for job in jobs}
-            tags |= {job.tag for job in jobs}
+            seen |= {job.id: job.tag for job in jobs}
             if time.monotonic() - asked > 10:
                 asked = time.monotonic()
                 arrays = {job.job for job in jobs if job.role == WORKER}
@@ -216,11 +227,7 @@ class JobQueue(JobOptions):
                 raise ClusterError(self.target, f"job {left}", f"still in the queue: run clusterglm down {record.name}")
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
-        if known := record.details.get("folder"):
-            tags |= {Tag(record.name, str(known).rpartition("-")[2], SCHEDULER, Path(known))}
-        for tag in tags:
-            Folder(tag.folder).remove(tag.name, tag.uid)
-        return len(seen)
+        return seen
 
     def _visible_jobs(self) -> list[Job]:
         return self.commands.jobs() if self.commands.here() else []
