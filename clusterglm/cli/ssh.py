@@ -8,13 +8,10 @@ from typing import Annotated
 
 import typer
 
-from clusterglm.clusters.files import write_whole
 from clusterglm.clusters.launcher import Account
 from clusterglm.clusters.lookup import check_alive, everything, lookup
 from clusterglm.clusters.registry import not_known
 from clusterglm.errors import ClusterError, UsageError, quoted
-
-_OURS = "# Written by clusterglm ssh: the machines of "
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +44,7 @@ def register(app: typer.Typer) -> None:
             if file is None:
                 line = [*door.into(ways, machine or "scheduler").line(), *(words or [])]
             else:
-                write_whole(file, f"{_OURS}{name}, which let you in while it runs.\n{door.inventory(ways)}")
+                launcher.write_inventory(record, file)
                 line = words or [os.environ.get("SHELL", "/bin/sh")]
             code = door.run(line)
         raise typer.Exit(code)
@@ -57,9 +54,11 @@ def _free(inventory: str, machine: str | None) -> Path:
     """Return the path of an inventory that may be written; what somebody else has written there stays."""
     if machine is not None:
         raise UsageError("--on", machine, "given together with --inventory, which is of all machines: give one of them")
+    from clusterglm.clusters.cloud.door import INVENTORY
+
     path = Path(inventory).expanduser().absolute()
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError("--inventory", quoted(inventory), "not in a folder that can be written to")
-    if path.exists() and not (path.is_file() and path.read_text(errors="replace").startswith(_OURS)):
+    if path.exists() and not (path.is_file() and path.read_text(errors="replace").startswith(INVENTORY)):
         raise UsageError("--inventory", quoted(inventory), "is there, and not of clusterglm's making: name another")
     return path

@@ -155,6 +155,9 @@ class Account(Cloud, Protocol):
     def way_in(self, record: Record) -> AbstractContextManager[Mapping[str, Way]]:
         """Keep the machines open to ssh from here, and yield the way into each by its role: scheduler, worker-0, ..."""
 
+    def write_inventory(self, record: Record, path: Path | None = None) -> Path:
+        """Write the machines as an inventory of Ansible's, and return the path of the file."""
+
     def shut_out(self, record: Record) -> str:
         """Return why the cluster's wall does not let the caller in, an empty string where it does."""
 

@@ -198,7 +198,9 @@ def test_ansible_reaches_all_machines_while_their_port_is_open(
     lab: dict[str, Any], clusterglm: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANSIBLE_HOME", str(tmp_path / "ansible"))
-    file, ansible = tmp_path / "inventory.yml", Path(sys.executable).with_name("ansible")
+    ansible = Path(sys.executable).with_name("ansible")
+    file = Path(os.environ["XDG_STATE_HOME"], "clusterglm", "clusters", "lab", "inventory.yml")
+    written = file.read_text()  # by up and scale
     line = ("ssh", "lab", "--inventory", file, "--")
     done = clusterglm(*line, ansible, "-i", file, "all", "-m", "raw", "-a", "echo to $SSH_CONNECTION")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -208,7 +210,12 @@ def test_ansible_reaches_all_machines_while_their_port_is_open(
     assert {words[1] for words in reached} == {"172.31.0.1"}
     assert open_to() == {8786: ["172.31.0.1/32"]}
     assert (file.stat().st_mode & 0o777) == 0o600
-    assert clusterglm(*line, "sh", "-c", "exit 5").returncode == 5  # its own file is written again
+    assert file.read_text() == written
+    file = tmp_path / "inventory.yml"
+    line = ("ssh", "lab", "--inventory", file, "--")
+    for _ in range(2):  # its own file is written again
+        assert clusterglm(*line, "sh", "-c", "exit 5").returncode == 5
+    assert file.read_text() == written
     file.write_text("mine")
     done = clusterglm(*line, "true")
     cure = "is there, and not of clusterglm's making: name another"

@@ -21,6 +21,7 @@ from clusterglm.clusters.cloud.fleet import SCHEDULER
 from clusterglm.clusters.cloud.userdata import SSH_PORT
 from clusterglm.errors import ClusterError, unknown
 
+INVENTORY = "# Written by clusterglm: the machines of "  # its first words
 _ALIAS = "clusterglm"
 _OPTIONS = {
     "User": "root",

@@ -9,12 +9,14 @@ import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from clusterglm.clusters import registry
-from clusterglm.clusters.cloud import fleet, rehearsal, userdata
+from clusterglm.clusters.cloud import door, fleet, rehearsal, userdata
 from clusterglm.clusters.cloud.caller import own_address
 from clusterglm.clusters.cloud.cloud_options import CloudOptions
+from clusterglm.clusters.files import write_whole
 from clusterglm.clusters.launcher import Entrance, Record
 from clusterglm.errors import UsageError
 
@@ -30,6 +32,17 @@ class Rented(CloudOptions, ABC):
     @abstractmethod
     def admitted(self, name: str) -> list[str]:
         """Return the addresses that may reach a cluster's scheduler."""
+
+    @abstractmethod
+    def ways(self, record: Record) -> dict[str, door.Way]:
+        """Return the way into each machine that starts or runs, by its role: scheduler, worker-0, ..."""
+
+    def write_inventory(self, record: Record, path: Path | None = None) -> Path:
+        """Write the machines for Ansible, unless told otherwise beside the cluster's keys; return the file's path."""
+        path = path or registry.cluster_folder(record.name) / "inventory.yml"
+        lines = f"{door.INVENTORY}{record.name}; clusterglm ssh {record.name} --inventory lets you in to them.\n"
+        write_whole(path, lines + door.inventory(self.ways(record)))
+        return path
 
     def stop(self, record: Record) -> int:
         """End all that is the cluster's, and wait until it is gone."""

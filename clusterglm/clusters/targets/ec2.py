@@ -125,6 +125,7 @@ class Ec2(Ec2Options, Rented):
             check_versions(client)
         finally:
             client.close()
+        tell(f"{self.write_inventory(record)} lists the machines for Ansible")
         return dataclasses.replace(record, state="up")
 
     def find(self, name: str) -> Record | None:
@@ -181,6 +182,7 @@ class Ec2(Ec2Options, Rented):
             boots.wait(ec2, client, record.name, workers, until)
         finally:
             client.close()
+        self.write_inventory(record)
         return dataclasses.replace(record, workers=workers)
 
     def logs(self, record: Record) -> Iterator[tuple[str, Path]]:
@@ -219,15 +221,19 @@ class Ec2(Ec2Options, Rented):
                     api.forbid(ec2, group["GroupId"], port, each)
         return ", ".join(wanted)
 
+    def ways(self, record: Record) -> dict[str, door.Way]:
+        """Return the way into each machine that starts or runs, by its role."""
+        keys = Path(record.details["keys"])
+        alive = [item for item in self._machines(record.name) if item["State"]["Name"] in fleet.BORN]
+        return {
+            fleet.part(item): door.Way(keys, item.get("PublicIpAddress") or item["PrivateIpAddress"]) for item in alive
+        }
+
     @contextlib.contextmanager
     def way_in(self, record: Record) -> Iterator[dict[str, door.Way]]:
         """Keep the machines open to ssh from the caller's address alone, and yield the way into each, by its role."""
-        ec2, keys = self._ec2(), Path(record.details["keys"])
-        alive = [item for item in self._machines(record.name) if item["State"]["Name"] in fleet.BORN]
-        ways = {
-            fleet.part(item): door.Way(keys, item.get("PublicIpAddress") or item["PrivateIpAddress"]) for item in alive
-        }
-        with door.opened(ec2, record.name, self.ranges()):
+        ways = self.ways(record)
+        with door.opened(self._ec2(), record.name, self.ranges()):
             yield ways
 
     def expired(self, any_owner: bool) -> dict[str, str]:

@@ -122,6 +122,7 @@ class OnCloud(Rented):
             check_versions(client)
         finally:
             client.close()
+        tell(f"{self.write_inventory(record)} lists the machines for Ansible")
         return dataclasses.replace(record, state="up")
 
     def find(self, name: str) -> Record | None:
@@ -197,6 +198,7 @@ class OnCloud(Rented):
             self._await(provider, client, record.name, count, until)
         finally:
             client.close()
+        self.write_inventory(record)
         return dataclasses.replace(record, workers=count)
 
     def logs(self, record: Record) -> Iterator[tuple[str, Path]]:
@@ -239,12 +241,16 @@ class OnCloud(Rented):
             provider.admit(record.name, port, wanted)
         return ", ".join(wanted)
 
+    def ways(self, record: Record) -> dict[str, door.Way]:
+        """Return the way into each machine that starts or runs, by its role."""
+        keys = Path(record.details["keys"])
+        alive = [server for server in self._servers(record.name) if server.alive]
+        return {each.part: door.Way(keys, str(each.private if self.private else each.public)) for each in alive}
+
     @contextlib.contextmanager
     def way_in(self, record: Record) -> Iterator[dict[str, door.Way]]:
         """Keep the machines open to ssh from the caller's address alone, and yield the way into each, by its role."""
-        provider, port, keys = self.provider(), userdata.SSH_PORT, Path(record.details["keys"])
-        alive = [server for server in self._servers(record.name) if server.alive]
-        ways = {each.part: door.Way(keys, str(each.private if self.private else each.public)) for each in alive}
+        provider, port, ways = self.provider(), userdata.SSH_PORT, self.ways(record)
         before = provider.admitted(record.name, port)
         mine = set(self.ranges()) - set(before)
         provider.admit(record.name, port, [*before, *mine])
