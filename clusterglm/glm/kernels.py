@@ -4,9 +4,8 @@ Kernels are pure, and their results are added entry by entry along the tree of t
 may be a number, an array, or anything with a ``+`` (``Extremes`` and ``Scan`` below). A block stays in cache while its
 kernel runs: X is read from memory once for loss, gradient and Hessian together. This is the file to make fast.
 
-Shapes: block.X (m, p) with a leading column of ones for an intercept; beta (p,), or (p, K) for K candidates at once,
-whose elementwise terms are (K, m). block.X may also be a CSR array of scipy, which no kernel turns into a dense one but
-where it says so.
+Shapes: block.X (m, p) with a leading column of ones for an intercept; beta (p,), or (p, K) for K candidates. block.X
+may also be a CSR array of scipy, which no kernel turns into a dense one but where it says so.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from clusterglm.glm.families.family import Family
 Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
 _quiet = np.errstate(over="ignore", invalid="ignore")
-_NARROW = 24  # columns up to which gemm is faster than syrk (measured, OpenBLAS 0.3)
 _BITS = 2**64 - 1  # what a uint64 keeps of a product, and a Python int does not by itself
-_SCRATCH_BYTES = 240 * 1024  # scaled rows that stay in the second-level cache beside their block
 
 
 class Block(Protocol):
@@ -78,30 +75,23 @@ def _or_nan(total: Array, sums: Array) -> Array:
 @_quiet
 def loss(block: Block, family: Family, beta: Array) -> tuple[Array]:
     """Return (sum of w l,): one number, or K of them."""
+    if beta.ndim == 2:
+        return (np.array([loss(block, family, each)[0] for each in np.ascontiguousarray(beta.T)]),)
     if family.predictors != 1:
         return softmax.loss(block, family, beta)
-    values = family.loss(block.y, predictor(block, beta, family.harmless))
-    return (values.sum(axis=-1) if block.weights is None else values @ block.weights,)
+    return (family.total(block.y, predictor(block, beta, family.harmless), block.weights),)
 
 
 @_quiet
 def gradient(block: Block, family: Family, beta: Array) -> tuple[Array, Array]:
     """Return (sum of w l, X'(w s)): a number and (p,), or (K,) and (p, K)."""
+    if beta.ndim == 2:  # one after the other: the terms of all of them would not stay in cache
+        found = [gradient(block, family, each) for each in np.ascontiguousarray(beta.T)]
+        return np.array([total for total, _ in found]), np.column_stack([g for _, g in found])
     if family.predictors != 1:
         return softmax.gradient(block, family, beta)
-    values, score, _ = family.terms(block.y, predictor(block, beta, family.harmless))
-    if block.weights is not None:
-        values, score = block.weights * values, block.weights * score
-    total = values.sum(axis=-1)
-    return total, _or_nan(total, (score @ block.X).T)
-
-
-def _weighted_terms(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
-    terms = family.terms(block.y, predictor(block, beta, family.harmless))
-    if block.weights is None:
-        return terms
-    values, score, curvature = (block.weights * term for term in terms)
-    return values, score, curvature
+    total, score, _ = family.sums(block.y, predictor(block, beta, family.harmless), block.weights)
+    return total, _or_nan(total, score @ block.X)
 
 
 @_quiet
@@ -109,8 +99,7 @@ def hessian(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Ar
     """Return (sum of w l, X'(w s), X' diag(w h) X)."""
     if family.predictors != 1:
         return softmax.hessian(block, family, beta, gram)
-    values, score, curvature = _weighted_terms(block, family, beta)
-    total = values.sum()
+    total, score, curvature = family.sums(block.y, predictor(block, beta, family.harmless), block.weights)
     return total, _or_nan(total, score @ block.X), _or_nan(total, gram(block.X, curvature))
 
 
@@ -153,8 +142,7 @@ def hashed(index: Any) -> Any:
 @_quiet
 def diagonal(block: Block, family: Family, beta: Array) -> tuple[Array, Array, Array]:
     """Return (sum of w l, X'(w s), the diagonal of X' diag(w h) X): a number, (p,) and (p,)."""
-    values, score, curvature = _weighted_terms(block, family, beta)
-    total = values.sum()
+    total, score, curvature = family.sums(block.y, predictor(block, beta, family.harmless), block.weights)
     return total, _or_nan(total, score @ block.X), _or_nan(total, curvature @ (block.X * block.X))
 
 
@@ -164,16 +152,11 @@ def gram(X: Any, h: Array) -> Array:
     if is_sparse(X):
         H: Array = (X.T @ X.multiply(h[:, None])).toarray()
         return (H + H.T) / 2
-    if p > _NARROW:
-        root = np.sqrt(h)[:, None] * X
-        return np.asarray(root.T @ root)  # one array twice: numpy calls syrk, half of gemm
-    # For few columns BLAS spends more on gathering a triangle than on the other half.
-    H = np.zeros((p, p))
-    size = _SCRATCH_BYTES // (8 * max(p, 1))
-    for i in range(0, len(X), size):
-        rows = X[i : i + size]
-        H += rows.T @ (h[i : i + size, None] * rows)
-    return (H + H.T) / 2
+    # One array twice: numpy calls syrk, half of gemm, and faster for few columns too (measured, OpenBLAS 0.3). The
+    # numbers are repeated because numpy takes a while to begin each row of a product of (m, 1) and (m, p).
+    root = np.repeat(np.sqrt(h), p).reshape(X.shape)
+    root *= X
+    return np.asarray(root.T @ root)
 
 
 def weighed(block: Block, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]:

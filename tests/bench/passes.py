@@ -12,6 +12,7 @@ machines; the seconds cannot.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from clusterglm.clusters.settings import cores
+from clusterglm.clusters.settings import WORKER_ENVIRONMENT, cores
 from clusterglm.data.chunk import _GENERATOR_ROWS, block_rows, one_blas_thread
 from clusterglm.data.rows import LocalRows
 from clusterglm.data.synthetic import Synthetic
@@ -74,6 +75,7 @@ def work(source: Synthetic, bounds: tuple[int, int], barrier: Any, results: Any)
 
 def main(rows: str = "8e6", columns: str = "15") -> None:
     source = Synthetic(parse_count(rows), parse_count(columns, "columns", of="columns"))
+    os.environ.update(WORKER_ENVIRONMENT)  # before any process is started
     count = cores()
     cuts = [_GENERATOR_ROWS * round(i * source.rows / _GENERATOR_ROWS / count) for i in range(count)] + [source.rows]
     context = multiprocessing.get_context("spawn")

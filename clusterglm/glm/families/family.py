@@ -38,6 +38,7 @@ class Family(ABC):
     ``canonical`` says that l(y, eta) = b(eta) - y eta + a function of y; ``positive`` that the predictors are those
     above 0, and all others have an infinite loss. ``recession`` says along which directions the loss may fall for
     ever: by the ``signs`` of 2 y - 1, where y is ``zeros``, by ``classes``, or none. ``whole`` says that targets are.
+    ``ulps`` is a bound on the rounding of a sum of losses, in units in its last place.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Family(ABC):
     has_dispersion: ClassVar[bool] = False
     recession: ClassVar[str] = ""
     takes: ClassVar[str] = "any finite number"
+    ulps: ClassVar[float] = 8.0
     whole: ClassVar[bool] = False
 
     @property
@@ -74,6 +76,21 @@ class Family(ABC):
     def loss(self, y: Array, eta: Array) -> Array:
         """Return l(y, eta)."""
         return self.terms(y, eta)[0]
+
+    def total(self, y: Array, eta: Array, w: Array | None = None) -> Array:
+        """Return the sum of w l(y, eta), eta (m,); ``w`` is None where all weights are 1."""
+        values = self.loss(y, eta)
+        return np.asarray(values.sum() if w is None else values @ w)
+
+    def sums(self, y: Array, eta: Array, w: Array | None = None) -> tuple[Array, Array, Array]:
+        """Return (the sum of w l, w s, w h), eta (m,).
+
+        Kernels want no more, so a family whose losses cost more one by one than their sum may say so here.
+        """
+        values, score, curvature = self.terms(y, eta)
+        if w is None:
+            return values.sum(), score, curvature
+        return values @ w, w * score, w * curvature
 
     def loss_at_zero(self, y: Array, w: Array | None = None) -> float:
         """Return the sum of w l(y, 0); ``w`` is None where all weights are 1."""

@@ -88,18 +88,13 @@ def predictors(block: Any, family: Family, beta: Array) -> Array:
 
 
 def loss(block: Any, family: Family, beta: Array) -> tuple[Any]:
-    """Return (sum of w l,): one number, or one for each column of ``beta`` (K p, C)."""
-    if beta.ndim == 2:
-        return (np.array([loss(block, family, b)[0] for b in beta.T]),)
+    """Return (sum of w l,)."""
     values = family.terms(block.y, predictors(block, family, beta))[0]
     return (values.sum() if block.weights is None else values @ block.weights,)
 
 
 def gradient(block: Any, family: Family, beta: Array) -> tuple[Any, Array]:
-    """Return (sum of w l, its gradient): a number and (K p,), or (C,) and (K p, C)."""
-    if beta.ndim == 2:
-        found = [gradient(block, family, b) for b in beta.T]
-        return np.array([f[0] for f in found]), np.column_stack([f[1] for f in found])
+    """Return (sum of w l, its gradient): a number and (K p,)."""
     values, score, _ = family.terms(block.y, predictors(block, family, beta))
     if block.weights is not None:
         values, score = values * block.weights, score * block.weights

@@ -183,10 +183,11 @@ class Certifier:
         in_se, kkt = float(np.sqrt(self.precision(point))), self._kkt(point)
         first = float(np.linalg.norm(reference.root.T @ xi))
         noise = self._noise(point, reference)
-        if not (np.isfinite(c) and np.isfinite(noise)):  # until the predictors are measured
-            return Certificate("none", np.inf, np.inf, kkt, in_se * first, rounding)
         flat = first + noise
-        estimate = in_se * flat
+        # What rounding may do is known once the predictors are measured, and may be anything until then.
+        estimate = in_se * (flat if self._measured_at(point.beta) else first)
+        if not (np.isfinite(c) and np.isfinite(noise)):
+            return Certificate("none", np.inf, np.inf, kkt, estimate, rounding)
         with np.errstate(over="ignore"):
             delta = flat * float(np.exp(m / 2))
             tau = c * reference.reach * float(np.exp(m / 2)) * delta
@@ -259,11 +260,16 @@ class Certifier:
         sure = root / np.sqrt(1 - doubt)
         self.reference = _Reference(point.beta, sure, units, float(reach), spread, point.share, c)
 
+    def _measured_at(self, beta: Array) -> bool:
+        """Whether the predictors at ``beta`` are measured, or need not be."""
+        known = self._measured is not None and np.array_equal(self._measured[0], beta)
+        return known or bool(np.isfinite(self.problem.family.self_concordance))
+
     def _span(self, beta: Array) -> Span:
         """Return what the predictors at ``beta`` lie between, where that is of any use."""
         if np.isfinite(self.problem.family.self_concordance):
             return EVERYWHERE
-        if self._measured is not None and np.array_equal(self._measured[0], beta):
+        if self._measured is not None and self._measured_at(beta):
             return self._measured[1]
         if self.frame is not None:
             return self.frame.span(beta, self.offset)
@@ -287,7 +293,7 @@ class Certifier:
         family, loss = self.problem.family, point.loss
         span = self._span(point.beta)
         predictors = objective_noise(family, loss, point.beta, units, self.largest, self.offset, curvature, span)
-        return 8 * _EPS * abs(point.objective) + predictors
+        return family.ulps * _EPS * abs(point.objective) + predictors
 
     def _mean_curvature(self, point: Point) -> float:
         """Return a bound on the mean of h at a point, which need not know its Hessian; infinite without one."""

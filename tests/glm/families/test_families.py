@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -148,3 +149,31 @@ def test_families_are_found_by_name_and_own_link(name: str) -> None:
 def test_an_unknown_family_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"--family \(binomal\).*did you mean binomial"):
         get_family("binomal")
+
+
+@given(st.integers(0, 2**32), st.integers(1, 200), st.sampled_from([0, 0.1, 2, 30, 700]), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_sums_are_those_of_the_terms(seed: int, rows: int, spread: float, alike: bool, weighted: bool) -> None:
+    """In all kinds of data: far from the optimum, at a close fit where nearly all losses vanish, alike rows."""
+    random = np.random.default_rng(seed)
+    for name, family in FAMILIES.items():
+        eta = spread * (np.ones(rows) if alike else random.standard_normal(rows))
+        if name == "binomial":
+            wrong = random.random(rows) < random.choice([0.0, 0.3])
+            y = ((eta > 0) != wrong).astype(float)
+        else:
+            eta = np.clip(eta, -30, 30)
+            y = (
+                np.exp(eta) * random.choice([1.0, 1.0 + 1e-9, 3.0])
+                if name == "poisson"
+                else eta + random.choice([0, 1])
+            )
+            y = np.round(y) if random.random() < 0.7 else y
+        w = random.random(rows) if weighted else None
+        losses, score, curvature = family.terms(y, eta)
+        exactly = math.fsum(losses if w is None else w * losses)
+        total, scores, curvatures = family.sums(y, eta, w)
+        for got in (total, family.total(y, eta, w)):
+            assert abs(float(got) - exactly) <= family.ulps * np.finfo(float).eps * exactly, (name, float(got), exactly)
+        np.testing.assert_allclose(scores, score if w is None else w * score, rtol=1e-14)
+        np.testing.assert_allclose(curvatures, curvature if w is None else w * curvature, rtol=1e-14)
