@@ -109,16 +109,18 @@ def _first(block: Block, bad: NDArray[np.bool_], values: Array) -> Place:
 def _extremes(X: Any) -> tuple[Array, Array]:
     """Return the smallest and the largest of every column; infinite where there are no rows."""
     n, p = X.shape
+    if not n:
+        return np.full(p, np.inf), np.full(p, -np.inf)
     if is_sparse(X):
-        if not n:
-            return np.full(p, np.inf), np.full(p, -np.inf)
         return X.min(axis=0).toarray(), X.max(axis=0).toarray()
-    # Rows side by side make long vectors, along which numpy has vector instructions.
     together = n // _SIDE_BY_SIDE * _SIDE_BY_SIDE
-    wide, rest = X[:together].reshape(-1, _SIDE_BY_SIDE * p), X[together:]
-    low = np.minimum(wide.min(axis=0, initial=np.inf).reshape(-1, p).min(axis=0), rest.min(axis=0, initial=np.inf))
-    high = np.maximum(wide.max(axis=0, initial=-np.inf).reshape(-1, p).max(axis=0), rest.max(axis=0, initial=-np.inf))
-    return low, high
+    low = high = X[together:] if together < n else X[:1]
+    if together:
+        # Rows side by side make long vectors, along which numpy has vector instructions.
+        wide = X[:together].reshape(-1, _SIDE_BY_SIDE * p)
+        low = np.vstack([low, wide.min(axis=0).reshape(-1, p)])
+        high = np.vstack([high, wide.max(axis=0).reshape(-1, p)])
+    return low.min(axis=0), high.max(axis=0)
 
 
 def _moments(X: Any, w: Array | None, weight: float, varies: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -201,7 +203,7 @@ def _target(block: Block, family: Family) -> _Target:
     low, high = float(np.min(y, initial=np.inf)), float(np.max(y, initial=-np.inf))
     # Of many targets the two ends are asked, and all only where these are not what they should be.
     ends = np.array([low, high]) if len(y) else y
-    not_whole = int((y != np.floor(y)).sum())
+    not_whole = int(np.count_nonzero(y != np.floor(y)))
     bad, outside = Place(), Place()
     if not np.isfinite(ends).all():
         bad = _first(block, ~np.isfinite(y), y)
