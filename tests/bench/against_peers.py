@@ -5,13 +5,13 @@
 
 Seconds are those of the fit alone: rows in memory, workers up, everything else counted. Ours have the first look in
 them, the pass that checks the rows: a fit makes it as it loads them, so it is made again when they are loaded. Ours run
-on an embedded cluster of one process a core and stop at a certified `--rel-gap 1e-8`; each peer runs in a process of its
-own with its threads set to the number of cores, and with the tolerance that is named in the table. Every line is the
-median of `--rounds` runs (of one where a run takes over a minute). A bare read is one dot product of every micro-block
-with itself by one process a core (`passes.py`), measured first and last. "off" is (objective - best) / best, all objectives evaluated by
-`clusterglm.bench.objectives`; peers that have no L1 penalty fit without one and are measured beside their own optimum.
-The design is that of the reference problem, or the same columns each with 0.95 of the one before it in it, or in units
-from 1e-4 to 1e4. `against_dask_glm.py` is about dask-glm.
+on an embedded cluster of one process a core and stop at a certified `--rel-gap 1e-8`; each peer runs in a process of
+its own with its threads set to the number of cores, and with the tolerance that is named in the table. Every line is
+the median of `--rounds` runs (of one where a run takes over a minute). A bare read is one dot product of every
+micro-block with itself by one process a core (`passes.py`), measured first and last. "off" is (objective - best) /
+best, all objectives evaluated by `clusterglm.bench.objectives`; peers that have no L1 penalty fit without one and are
+measured beside their own optimum. The design is that of the reference problem, or the same columns each with 0.95 of
+the one before it in it, or in units from 1e-4 to 1e4. `against_dask_glm.py` is about dask-glm.
 """
 
 from __future__ import annotations
