@@ -29,7 +29,7 @@ def _log_counts(y: Array) -> Array:
     if y.max(initial=0.0) < len(_LOGS):
         counts = y.astype(np.intp)
         if (counts == y).all():
-            return np.asarray(_LOGS[counts])
+            return np.asarray(_LOGS.take(counts, mode="clip"))  # one below 0 has not been refused yet
     return np.log(np.where(y > 0, y, 1.0))
 
 

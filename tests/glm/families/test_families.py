@@ -177,3 +177,9 @@ def test_sums_are_those_of_the_terms(seed: int, rows: int, spread: float, alike:
             assert abs(float(got) - exactly) <= family.ulps * np.finfo(float).eps * exactly, (name, float(got), exactly)
         np.testing.assert_allclose(scores, score if w is None else w * score, rtol=1e-14)
         np.testing.assert_allclose(curvatures, curvature if w is None else w * curvature, rtol=1e-14)
+
+
+def test_counts_below_zero_are_left_to_the_scan_to_refuse() -> None:
+    y = np.array([-300.0, -1.0, 2.0])
+    assert np.isfinite(FAMILIES["poisson"].loss(y, np.zeros(3))).all()
+    assert (FAMILIES["poisson"].outside(y) == [True, True, False]).all()
