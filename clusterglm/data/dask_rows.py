@@ -19,6 +19,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clusterglm.data import tally
@@ -335,11 +336,20 @@ class DaskRows:
             threads, holders = self._workers(), self._holders(set(lost))
             for i in lost:
                 holders[i] = None
-            # What a chunk is made from may have keys of its own: while anything holds it, it fails as it did before.
+            # What a chunk is made from may have keys of its own, which fail as they did before while anything holds
+            # them: this chunk, or one in memory that was made from them too.
+            self._forgive([self.chunks[i].key for i in lost if self.chunks[i].status == "error"])
             self.client.cancel([self.chunks[i] for i in lost], force=True)
             self._make_again(lost, place(holders, threads) if threads else None)
         if self.ask_for is not None and len(known_workers(self.client)) < self.wanted:
             self.ask_for(self.wanted)
+
+    def _forgive(self, keys: list[Any]) -> None:
+        """Let what these keys failed by be tried again."""
+        if keys:
+            with suppress(KeyError):  # the scheduler has forgotten one meanwhile: all the better
+                # Not client.retry, which stumbles over keys that are not a client's own (distributed 2025).
+                self.client.sync(self.client.scheduler.retry, keys=keys, client=self.client.id)
 
 
 def retried() -> tuple[type[BaseException], ...]:

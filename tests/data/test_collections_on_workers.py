@@ -177,6 +177,23 @@ def test_a_block_that_fails_is_raised_as_it_is(client: Any) -> None:
         loaded(client, source)
 
 
+def test_a_block_that_has_killed_its_worker_is_tried_again_beside_chunks_that_were_made_from_it(
+    mortal_client: Any, tmp_path: Path
+) -> None:
+    mortal_client.run_on_scheduler(forgives_nothing)
+    flag = tmp_path / "flag"
+    flag.touch()
+    block = da.from_array(Y, chunks=ROWS).map_blocks(deadly, str(flag), dtype=float, meta=Y[:0])
+    rows = loaded(mortal_client, opened(mortal_client, (da.from_array(X, chunks=(9000, COLUMNS)), block)))
+    pids = mortal_client.run(os.getpid)
+    holders = {worker for chunk in mortal_client.who_has(rows.chunks).values() for worker in chunk}
+    assert len(holders) == 3
+    flag.unlink()
+    os.kill(pids[min(holders)], signal.SIGKILL)
+    assert bits(rows) == bits(from_arrays(X, Y))
+    assert flag.exists()
+
+
 def test_workers_that_die_before_or_after_the_rows_are_made_leave_the_bits(mortal_client: Any, tmp_path: Path) -> None:
     mortal_client.run_on_scheduler(forgives_nothing)  # so that the death of a worker is blamed on the block
     made = da.from_array(X, chunks=(9000, COLUMNS)).map_blocks(deadly, str(tmp_path / "flag"), dtype=float, meta=X[:0])
