@@ -312,13 +312,15 @@ class DaskRows:
                     raise TimeoutError(f"no task finished in {self.limit:.0f} s") from None
 
     def _stranded(self) -> bool:
-        """Whether a lost chunk is being made by nobody, although there are workers.
+        """Whether a lost chunk is being made by nobody, or nobody does anything, although there are workers.
 
-        When all workers die at once, Dask does not offer what was wished for one of them to those that come after.
+        When all workers die at once, Dask does not offer what was wished for one of them to those that come after: a
+        chunk that they had, and one that they were to make.
         """
-        lost = {chunk.key for chunk in self.chunks if chunk.status == "lost"}
-        busy = self.client.processing() if lost else {}
-        return bool(busy) and not lost <= {key for keys in busy.values() for key in keys}
+        missing = [chunk for chunk in self.chunks if chunk.status != "finished"]
+        busy = self.client.processing() if missing else {}
+        made = {key for keys in busy.values() for key in keys}
+        return bool(busy) and (not made or not {chunk.key for chunk in missing if chunk.status == "lost"} <= made)
 
     def recover(self, futures: list[Future], error: BaseException, attempt: int) -> None:
         """Put back what is lost, so that the round can be tried again. Raises ClusterError without a scheduler."""

@@ -134,6 +134,19 @@ def test_all_workers_killed_at_once_leave_the_bits(mortal_client: Any, expected:
     assert time.monotonic() - started < 60  # Dask alone never offers the lost chunks to the workers that come after
 
 
+def test_chunks_that_workers_were_to_make_who_all_died_are_made_by_others(mortal_client: Any, expected: Any) -> None:
+    rows = loaded(mortal_client, GENERATED, chunk_rows=8192 * 3)
+    pids = mortal_client.run(os.getpid).values()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # so that none of them makes a chunk before it dies
+    rows._make_again(list(range(len(rows.chunks))), rows._homes)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    started = time.monotonic()
+    assert_same_bits(rows.sum(gradient, BETA), expected)
+    assert time.monotonic() - started < 60
+
+
 @pytest.mark.parametrize(
     "error",
     [
