@@ -107,34 +107,6 @@ def test_down_removes_what_a_killed_up_has_submitted(
     assert not folders()
 
 
-LATE = """#!/bin/bash
-# The real one, which has read its script when the command that calls it is killed, but is slow to hand it over.
-for script; do :; done
-echo "$script" > {folder}/name; cp "$script" {folder}/script; kill -9 $PPID
-while [ -e "$script" ]; do sleep 0.01; done
-{real} "${{@:1:$#-1}}" {folder}/script; touch {folder}/submitted
-"""
-LOOK = """#!/bin/bash
-# The real one, for which such a submission is waited for once the script is gone.
-[ ! -e {folder}/name ] || [ -e "$(cat {folder}/name)" ] || while [ ! -e {folder}/submitted ]; do sleep 0.01; done
-exec {real} "$@"
-"""
-
-
-def test_down_finds_a_submission_that_comes_as_the_folder_goes(slurm: Any, clusterglm: Any, tmp_path: Path) -> None:
-    for command, script in (("sbatch", LATE), ("squeue", LOOK)):
-        path = tmp_path / command
-        path.write_text(script.format(folder=tmp_path, real=shutil.which(command)))
-        path.chmod(0o755)
-    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    assert clusterglm(*UP, "--workers", 2, "--name", "late", env=env).returncode == -signal.SIGKILL
-    assert not slurm.jobs()
-    assert clusterglm("down", "late", env=env).returncode == 0
-    assert (tmp_path / "submitted").exists()
-    assert not slurm.jobs()
-    assert not folders()
-
-
 REFUSES = """#!/bin/bash
 # The real one, but the call of this number is refused.
 count=$(cat {folder}/count 2>/dev/null || echo 0); echo $((count + 1)) > {folder}/count
