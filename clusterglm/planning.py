@@ -65,9 +65,7 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
     hessians = 1 + round(pace.renewed * (passes - 1))
     every = first_every(solver, request.model.family, rows, columns)
     ahead = sampled_before(request, solver, rows, columns) > 0
-    # A bound in standard errors asks for the Hessian of all rows at the answer; a gap may do with that of a share.
-    exact = int(every > 1 and not request.tolerance.rel_gap)
-    return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, exact, pace.pairs, ahead=ahead)
+    return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, pace.pairs, ahead=ahead)
 
 
 def sampled_before(request: Request, solver: Solver, rows: int, columns: int) -> int:

@@ -1,6 +1,6 @@
 """What a plan will take: passes, seconds and memory, from the speeds of a worker thread. Pure functions.
 
-With n rows on P threads, a pass takes
+With n rows on P threads, a pass, which is a task a thread, takes
 
     T = n / P * row + round,    row = work + row_bytes * fetch                                  (memory)
                                       work + make                                               (stream)
@@ -8,7 +8,7 @@ With n rows on P threads, a pass takes
                                       max(work + row_bytes / cached, row_bytes * readers / read)  (disk)
 
 where ``work`` is what the kernel does with a row in cache and ``readers`` the threads that share one disk. Loading is
-making the rows, putting them where they are held, and the first look at them.
+making the rows, putting them where they are held, a task a chunk, and the first look at them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Speeds(NamedTuple):
     gradient at one point, at two, and with the Hessian) on rows in cache; ``store`` and ``fetch``: a byte into memory
     that is new, and from there into cache. ``cached`` is the bytes a second at which a thread reads a file in the page
     cache, which has room for ``cache`` bytes; ``read`` and ``write`` those of a disk, shared by ``readers`` threads.
-    ``round``: seconds of a pass that are no work on rows. ``process``: bytes of a worker process before it holds a row.
-    ``measured``: on these workers, or typical of a recent core.
+    ``round``: seconds of a pass that are no work on rows; ``task``: those of each of many tasks. ``process``: bytes of
+    a worker process before it holds a row. ``measured``: on these workers, or typical of a recent core.
     """
 
     make: float
@@ -46,6 +46,7 @@ class Speeds(NamedTuple):
     write: float
     readers: int
     round: float
+    task: float
     process: int
     measured: bool
 
@@ -67,6 +68,7 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
         write=0.7e9,
         readers=readers,
         round=0.02,
+        task=1e-3 / relative,
         process=160 * 10**6,
         measured=False,
     )
@@ -76,22 +78,21 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
 class Work:
     """The passes that a fit makes after the first look at the rows: so many ``gradients`` alone, so many ``hessians``.
 
-    ``share`` is the share of the rows that the Hessians are of, but for ``exact`` more, which are of all of them;
-    gradients may be taken in ``pairs``, at two points at once; ``client`` are the seconds of what is done by one thread
-    with sums and with a sample. One more Hessian is taken with the first look where that is ``ahead``.
+    ``share`` is the share of the rows that the Hessians are of; gradients may be taken in ``pairs``, at two points at
+    once; ``client`` are the seconds of what is done by one thread with sums and with a sample. One more Hessian is
+    taken with the first look where that is ``ahead``.
     """
 
     gradients: int
     hessians: int
     share: float = 1.0
-    exact: int = 0
     pairs: bool = False
     client: float = 0.0
     ahead: bool = False
 
     @property
     def passes(self) -> int:
-        return self.gradients + self.hessians + self.exact
+        return self.gradients + self.hessians
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
     if work is not None:
         hessian += work.share * (speeds.hessian - speeds.gradient)
     load = one_pass(speeds.scan + (hessian if work is not None and work.ahead else 0.0))
+    load += plan.chunks * speeds.task
     if plan.storage == "memory":
         load += each * (speeds.make + plan.row_bytes * speeds.store) + speeds.round
     elif plan.storage == "disk":
@@ -135,7 +137,6 @@ def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:
     if work is not None:
         gradient = one_pass(speeds.pair if work.pairs else speeds.gradient)
         seconds = work.gradients * gradient + work.hessians * one_pass(hessian) + work.client
-        seconds += work.exact * one_pass(speeds.hessian)
     return Forecast(
         passes=None if work is None else 1 + work.passes,
         seconds_load=load,

@@ -71,8 +71,3 @@ def aliased(H: Array) -> list[int]:
 def largest_eigenvalue(H: Array) -> float:
     """Return the largest eigenvalue of a symmetric matrix."""
     return float(np.linalg.eigvalsh(H)[-1])
-
-
-def smallest_eigenvalue(H: Array) -> float:
-    """Return the smallest eigenvalue of a symmetric matrix."""
-    return float(np.linalg.eigvalsh(H)[0])

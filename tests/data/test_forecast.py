@@ -13,7 +13,7 @@ from clusterglm.data.chunks import plan
 from clusterglm.data.forecast import Work, forecast, typical
 
 BIG: dict[str, Any] = {"solver": "admm", "rows": 8 * 10**8, "columns": 15, "memory": 10**12, "disk": 10**13}
-SPEEDS = typical(15)._replace(round=0.0, fetch=0.0, cached=1e15)
+SPEEDS = typical(15)._replace(round=0.0, task=0.0, fetch=0.0, cached=1e15)
 
 
 @pytest.mark.parametrize("storage", ["memory", "stream", "disk"])
@@ -36,6 +36,12 @@ def test_a_pass_is_what_its_rows_are_read_by_and_worked_on() -> None:
     assert shared.seconds_per_pass == pytest.approx(8e8 * 20e-9)  # a gradient, and half of the rest of a Hessian
     slow = forecast(held["memory"], speeds._replace(fetch=1e-10, pair=19e-9), Work(1, 0, pairs=True, client=3.0))
     assert slow.seconds_fit == pytest.approx(8e8 * (19e-9 + 128e-10) + 3.0)
+
+
+def test_every_chunk_is_a_task_to_load() -> None:
+    made = plan(**BIG, storage="memory")
+    loading = [forecast(made, SPEEDS._replace(task=seconds), None).seconds_load for seconds in (0.0, 1e-3)]
+    assert loading[1] == pytest.approx(loading[0] + made.chunks * 1e-3)
 
 
 def test_rows_on_disk_are_read_from_memory_where_they_stay_there() -> None:

@@ -11,12 +11,19 @@ Proof: along d = beta* - beta with r = ||d||_H^, |phi'''| <= c A r phi'' for phi
 phi(1) >= phi(0) + phi'(0) + (e^-m + m - 1) r^2 / m^2 with m = c A r; the L1 part adds q'd; xi'd >= -delta r; maximise
 over r. (Generalised self-concordance: Bach 2010, EJS 4; Sun and Tran-Dinh 2019, Math. Prog. 178.)
 
-A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - eta_0|) and
-|a_i'(beta - beta_0)| <= A_0 r with r = ||beta - beta_0||_H^0, so H^(beta) >= e^-m H^(beta_0), m = c A_0 r.
-A_0 is bounded by the columns' largest entries, or measured exactly in one pass where that is too coarse.
+A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - eta_0|), so H^(beta) >= e^-m H^(beta_0)
+with m = c max_i |a_i'(beta - beta_0)|. That is at most c A_0 ||beta - beta_0||_H^0, and at most what the columns'
+extremes allow.
 
-All of this holds for any matrix below the Hessian in its place: delta, A and with them tau only grow. So a Hessian of a
-share of the rows (sample.py), times that share, will do; it is the one bound here that needs no exact Hessian.
+A is bounded by these too, or measured exactly in one pass where that is too coarse: with a_i = c + d_i, c the middle of
+the columns' ranges and |d_ij| at most half of them, s_j, and H^-1 = R R',
+
+    ||a_i||_{H^-1} <= ||R'c|| + ||R' d_i|| <= ||R'c|| + sqrt(v) ||diag(s) R||_2         (v: the columns that vary)
+
+With any matrix below the Hessian in its place delta and A, and with them tau, can only be larger: the right-hand sides
+still hold, and the left-hand one is still the distance in the norm of the Hessian itself, that of the standard errors
+at beta. So a Hessian of a share of the rows (sample.py), times that share, will do; it is the one bound here that needs
+no exact Hessian.
 
 Where c holds for predictors from the least to the greatest of any row and 1/c beyond alone (families whose curvature
 falls without bound far out), the same is true as long as nothing above leaves that range: m - log(1 - tau) <= 1. The
@@ -45,7 +52,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm import kernels
-from clusterglm.glm.algebra import MOST_COLUMNS, inverse_root, smallest_eigenvalue
+from clusterglm.glm.algebra import MOST_COLUMNS, inverse_root, largest_eigenvalue
 from clusterglm.glm.problem import Point, Problem
 from clusterglm.glm.proof.dual_bound import dual_bound, step_bound
 from clusterglm.glm.proof.duality import EVERYWHERE, Span, gradient_noise, objective_noise, omega
@@ -177,9 +184,7 @@ class Certifier:
         if reference is None or not np.isfinite(point.objective):
             return Certificate("none", np.inf, np.inf, self._kkt(point), np.inf, rounding)
         xi, c = self.problem.penalty.residual(point.beta, point.gradient), reference.concordance
-        # R is triangular, so R^-1 (beta - beta_0) has the norm of beta - beta_0 in H.
-        moved = float(np.linalg.norm(np.linalg.solve(reference.root, point.beta - reference.beta)))
-        m = c * reference.reach * moved
+        m = c * self._farthest(point.beta - reference.beta, reference)
         in_se, kkt = float(np.sqrt(self.precision(point))), self._kkt(point)
         first = float(np.linalg.norm(reference.root.T @ xi))
         noise = self._noise(point, reference)
@@ -191,8 +196,6 @@ class Certifier:
         with np.errstate(over="ignore"):
             delta = flat * float(np.exp(m / 2))
             tau = c * reference.reach * float(np.exp(m / 2)) * delta
-            # A standard error at the point is as small as the Hessian there allows, which is at most e^m H(beta_0).
-            in_se *= float(np.exp(m))
         far = 1.0 if np.isfinite(self.problem.family.self_concordance) else -np.expm1(m - 1)
         if not tau < far:
             return Certificate("none", np.inf, np.inf, kkt, estimate, rounding)
@@ -250,15 +253,32 @@ class Certifier:
         if root is None or doubt > 0.1:
             self.reference = None
             return
-        # ||S^-1 a_i||^2 <= p for S = diag(largest), hence A^2 <= p / smallest eigenvalue of S^-1 H S^-1.
-        scaled = H / self.largest / self.largest[:, None]
-        smallest = smallest_eigenvalue(scaled) - 10 * _EPS * float(np.trace(scaled))
-        reach = np.sqrt(len(H) / smallest) if smallest > 0 else np.inf
         c = self.problem.family.concordance(*self._span(point.beta))
-        if c == 0:
-            reach = 0.0  # the Hessian is the same everywhere
         sure = root / np.sqrt(1 - doubt)
-        self.reference = _Reference(point.beta, sure, units, float(reach), spread, point.share, c)
+        reach = self._reach(sure) if c > 0 else 0.0  # where c is 0, the Hessian is the same everywhere
+        self.reference = _Reference(point.beta, sure, units, reach, spread, point.share, c)
+
+    def _reach(self, root: Array) -> float:
+        """Return a bound on max ||a_i|| in the norm of H^-1, from the columns' extremes."""
+        p, middle, half = len(root), np.zeros(len(root)), self.largest
+        if self.frame is not None:
+            middle = self.frame.smallest / 2 + self.frame.largest / 2
+            # Not self.frame.largest - middle: a range may be lost beside a large mean.
+            half = self.frame.largest / 2 - self.frame.smallest / 2 + _EPS * np.abs(middle)
+            half = np.where(self.frame.largest > self.frame.smallest, half, 0.0)
+        scaled = half[:, None] * root
+        around = largest_eigenvalue(scaled.T @ scaled) + 10 * p * _EPS * float(np.sum(scaled * scaled))
+        reach = float(np.linalg.norm(root.T @ middle)) + np.sqrt(np.count_nonzero(half) * around)
+        return float(reach * (1 + 4 * p * _EPS))
+
+    def _farthest(self, step: Array, reference: _Reference) -> float:
+        """Return a bound on max |a_i' step|."""
+        # R is triangular, so R^-1 step has the norm of the step in H.
+        moved = reference.reach * float(np.linalg.norm(np.linalg.solve(reference.root, step)))
+        if self.frame is None:
+            return min(moved, float(self.largest @ np.abs(step)) * (1 + 4 * len(step) * _EPS))
+        span = self.frame.span(step, 0.0)
+        return min(moved, max(-span.low, span.high))
 
     def _measured_at(self, beta: Array) -> bool:
         """Whether the predictors at ``beta`` are measured, or need not be."""

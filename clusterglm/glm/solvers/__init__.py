@@ -35,7 +35,7 @@ from clusterglm.glm.solvers.proximal_newton import proximal_newton
 from clusterglm.glm.trace import StoppingRule, Trace
 
 Array = NDArray[np.float64]
-_NEAR = 0.13  # p / sqrt(m) of a sample of m rows whose fit is so near the optimum that its bound holds at once
+_NEAR = 0.18  # p / sqrt(m) of a sample of m rows whose fit is so near the optimum that its bound holds at once
 Solve = Callable[[Problem, Point, StoppingRule, Trace], Solution]
 
 
@@ -67,6 +67,8 @@ class Pace:
             # The bound of the first points needs c A delta < 1 (certificate.py), which grows like this; without it
             # there is no telling how short the way is.
             first += round(max(math.log2(columns / math.sqrt(sample) / _NEAR), 0.0))
+            # A step gains more digits the more rows there are (sample.py): one is enough for all that may be asked.
+            digits = min(digits, 1 / self.digit)
         return first + max(round(self.digit * digits), -first // 2)
 
 

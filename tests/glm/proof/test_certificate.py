@@ -25,9 +25,10 @@ from clusterglm.glm.trace import Tolerance
 QUIET = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 
-def problem_of(table: Any, family: str, penalty: Penalty) -> tuple[Problem, Certifier]:
+def problem_of(table: Any, family: str, penalty: Penalty, framed: bool = False) -> tuple[Problem, Certifier]:
     problem = Problem(table.rows(), FAMILIES[family], penalty, float(table.w.sum()))
-    return problem, Certifier(problem, np.max(np.abs(table.A), axis=0), float(np.max(np.abs(table.o))))
+    frame = Frame.of(table.rows().sum(scan, problem.family)[0]) if framed else None
+    return problem, Certifier(problem, np.max(np.abs(table.A), axis=0), float(np.max(np.abs(table.o))), frame)
 
 
 def assert_true(oracle: Any, best: np.ndarray, beta: np.ndarray, certificate: Any, dispersion: float) -> None:
@@ -52,11 +53,14 @@ def bounds_hold(
     kind: str,
     exponent: int,
     stale: bool,
+    level: float,
+    framed: bool,
 ) -> None:
-    """Near and far points, with an exact Hessian of the point itself or of another one."""
+    """Near and far points, with an exact Hessian of the point itself or of another one, and columns around 0 or not."""
     random = np.random.default_rng(seed)
     scale = np.array([1.0, 10.0**exponent, 1.0])
     table = make_table(family, 40, 3, seed, weights=weights, offset=offset, scale=scale)
+    table.A[:, 1] += level
     factors = np.array([0.0, *scale])
     strength = 0.1 * random.random()
     l1 = strength * factors * (kind in ("l1", "elastic-net"))
@@ -64,7 +68,7 @@ def bounds_hold(
     truth = oracle(table, family, l1, l2)
     assume(kind != "none" or family == "gaussian" or 4 < table.y.sum() < 38 or family == "poisson")
     best = truth.optimum()
-    problem, certifier = problem_of(table, family, Penalty(l1, l2))
+    problem, certifier = problem_of(table, family, Penalty(l1, l2), framed)
     applied = 0
     for distance in (1e-15, 1e-10, 1e-5, 1e-2, 1e-1, 1.0):
         step = distance * random.standard_normal(4) / np.array([1.0, *scale])
@@ -93,6 +97,8 @@ BOUNDS_HOLD = {
     "kind": st.sampled_from(["none", "l1", "l2", "elastic-net"]),
     "exponent": st.integers(-6, 6),
     "stale": st.booleans(),
+    "level": st.sampled_from([0.0, 0.0, 3.0, 30.0]),
+    "framed": st.booleans(),
 }
 test_bounds_hold_at_any_distance_from_the_optimum = settings(max_examples=60, **QUIET)(
     given(**BOUNDS_HOLD)(bounds_hold)
@@ -153,6 +159,37 @@ def test_near_the_optimum_the_bounds_are_sharp(make_table: Any, oracle: Any) -> 
         assert certificate.method == "curvature"
         assert certificate.error_in_se == pytest.approx(certificate.estimate, rel=0.05)
         assert 0 < certificate.kkt <= 1.01 * certificate.estimate
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1e3])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_how_far_rows_reach_is_bounded_wherever_their_columns_lie(
+    make_table: Any, level: float, intercept: bool
+) -> None:
+    """Within the root of twice the columns for columns around a level, which the Hessian's own scale forgets."""
+    table = make_table("binomial", 400, 3)
+    table.A = np.column_stack([np.ones(400)] * intercept + [np.random.default_rng(0).random((400, 3)) + level])
+    p = table.A.shape[1]
+    problem, certifier = problem_of(table, "binomial", Penalty(np.zeros(p), np.full(p, 1e-9)), framed=True)
+    certifier(problem.at(np.zeros(p), hessian=True))
+    assert certifier.reference is not None
+    exact = np.linalg.norm(table.A @ certifier.reference.root, axis=1).max()
+    assert exact <= certifier.reference.reach
+    if intercept or not level:
+        assert certifier.reference.reach <= np.sqrt(2 * p) * exact
+
+
+def test_a_hessian_from_elsewhere_costs_no_more_than_what_it_may_differ_by(make_table: Any, oracle: Any) -> None:
+    table = make_table("binomial", 300, 3)
+    truth = oracle(table, "binomial", np.zeros(4), np.zeros(4))
+    best = truth.optimum()
+    problem, certifier = problem_of(table, "binomial", Penalty(np.zeros(4), np.zeros(4)), framed=True)
+    reference = problem.at(best.astype(float) + np.array([0.05, 0.1, -0.1, 0.1]), hessian=True)
+    point = problem.at(best.astype(float) + 1e-5)
+    certificate = certifier.from_reference(reference, point)
+    assert_true(truth, best, point.beta, certificate, 1.0)
+    m = float(np.max(np.abs(table.A), axis=0) @ np.abs(point.beta - reference.beta))
+    assert certificate.error_in_se <= 1.01 * np.exp(m / 2) * certificate.estimate
 
 
 def test_without_a_definite_hessian_nothing_is_claimed(make_table: Any) -> None:
