@@ -2,6 +2,9 @@
 
     python tests/run.py [arguments for pytest]
 
+Without arguments, tests that need no system but this process and its children run first, one process a core; then
+those of clusters, browsers and batch systems, one after the other, for they share this machine.
+
 As root on Debian or Ubuntu it installs the packages that tests of real browsers and batch systems need; elsewhere those
 tests skip where the program is missing, and the summary says so. With CI=true a skipped test is a failure.
 """
@@ -13,8 +16,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from clusterglm.clusters.settings import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -69,19 +75,31 @@ def no_daemons() -> Iterator[None]:
         POLICY.unlink()
 
 
+def selections(folder: str) -> list[list[str]]:
+    """Return the arguments of every run of pytest; ``folder`` is where the parallel one may write."""
+    if given := sys.argv[1:]:
+        return [given]
+    parallel = ["-n", str(cores()), "--dist", "loadfile", "--basetemp", folder]
+    return [
+        ["-m", "not full and not slow and not browser", *parallel, "--durations", "10"],
+        ["-m", "not full and (slow or browser)", "--durations", "40"],
+    ]
+
+
 def main() -> int:
     install_system_packages()
     python = sys.executable
-    tests = [python, "-m", "pytest", *(sys.argv[1:] or ["-m", "not full", "--durations", "40"])]
-    for command in (
-        [python, "-m", "ruff", "check", "."],
-        [python, "-m", "ruff", "format", "--check", "."],
-        [python, "-m", "mypy"],
-        tests,
-    ):
-        print("$", " ".join(command[1:]), flush=True)
-        if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
-            return code
+    # A short name: messages leave out the middle of long paths, and each process has a folder of its own below it.
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        for command in (
+            ["ruff", "check", "."],
+            ["ruff", "format", "--check", "."],
+            ["mypy"],
+            *(["pytest", *selection] for selection in selections(folder)),
+        ):
+            print("$ -m", " ".join(command), flush=True)
+            if code := subprocess.run([python, "-m", *command], cwd=ROOT, check=False).returncode:
+                return code
     return 0
 
 
