@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 _PROBED_ROWS = 2**17  # at most, of which a thread makes as many as it takes to measure
 _PROBED_BYTES = 2**26  # of rows in memory: far more than a cache holds
-_LEAST_SECONDS = 4e-3  # that one kernel is measured for
+_LEAST_SECONDS = 4e-3  # that one kernel is measured for,
+_LEAST_TIMES = 5  # and how often, if that takes no longer than
+_LONG_ENOUGH = 0.1  # seconds
 _MOST_SECONDS = 0.2  # that making rows to put into memory may take
 _FILE_BYTES = 2**25
 _PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
@@ -180,7 +182,7 @@ def _per_row(chunk: Chunk, kernel: Callable[..., Any], *args: Any) -> float:
     for block in chunk.blocks():
         kernel(block, *args)
     seconds: list[float] = []
-    while sum(seconds) < _LEAST_SECONDS:
+    while sum(seconds) < _LEAST_SECONDS or (len(seconds) < _LEAST_TIMES and sum(seconds) < _LONG_ENOUGH):
         began = time.perf_counter()
         for block in chunk.blocks():
             kernel(block, *args)

@@ -4,10 +4,11 @@
 
 Seconds are loading and fitting together; memory is the peak of the fullest worker.
 
-A virtual machine gives memory that nobody uses back to its host, within seconds, and gets it again at ten times the
-price of what it kept: no forecast from a few megabytes can know how much of it is kept. So the first fit of a cluster
-that holds its rows in memory may take twice as long as the second, which finds the memory of the first. The table has
-the second; the last column is what the plan of the first said over what the first took.
+A virtual machine gives memory that nobody uses back to its host, within two seconds, and gets it again at ten times
+the price of what it kept: no forecast from a few megabytes can know how much of it is kept. So the first fit of a
+cluster that holds its rows in memory may take twice as long as one that finds memory which was in use a moment ago. The
+table has the second, before which this process uses as much and lets go of it; the last column is what the plan of the
+first said over what the first took.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import clusterglm
 from clusterglm.clusters.embedded import embedded
@@ -44,7 +47,9 @@ def main() -> None:
     for configuration in CONFIGURATIONS:
         asked = configuration | {"rows": int(configuration["rows"] * scale)}
         with embedded(2) as (client, _), tempfile.TemporaryDirectory() as folder:
-            first, (found, plan) = [fit(client, Path(folder, str(run)), asked) for run in range(2)]
+            first = fit(client, Path(folder, "first"), asked)
+            use_memory(first[1])
+            found, plan = fit(client, Path(folder, "second"), asked)
         planned, took = plan["seconds_load"] + plan["seconds_fit"], seconds(found)
         before = (first[1]["seconds_load"] + first[1]["seconds_fit"]) / seconds(first[0])
         peak = plan["measured"]["peak_memory"]
@@ -60,6 +65,11 @@ def main() -> None:
 def fit(client: Any, folder: Path, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     found = clusterglm.fit(client, out=folder, **asked)
     return found, json.loads(Path(folder, "plan.json").read_text())
+
+
+def use_memory(plan: dict[str, Any]) -> None:
+    """Use as much as the rows of a plan take, and let go of it, so that the host has none of it."""
+    np.ones(int(1.2 * plan["bytes"]) if plan["storage"] == "memory" else 0, dtype=np.uint8)
 
 
 def seconds(found: Any) -> float:
