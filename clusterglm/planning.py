@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clusterglm.data.chunk import Chunk
+from clusterglm.data.chunk import GENERATOR_ROWS, Chunk
 from clusterglm.data.chunks import Plan
 from clusterglm.data.dask_rows import map_where, retried
 from clusterglm.data.disk import checksum, scratch
@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
 _PROBED_ROWS = 2**17  # at most, of which a thread makes as many as it takes to measure
 _PROBED_BYTES = 2**26  # of rows in memory: far more than a cache holds
-_LEAST_SECONDS = 4e-3  # that one kernel is measured for,
-_LEAST_TIMES = 5  # and how often, if that takes no longer than
-_LONG_ENOUGH = 0.1  # seconds
+_WORK = ("make", "scan", "gradient", "pair", "hessian")  # of Speeds: what a thread does by itself
+_PROBE_SECONDS = 0.1  # that the kernels are measured for, at least twice each
 _MOST_SECONDS = 0.2  # that making rows to put into memory may take
 _FILE_BYTES = 2**25
 _PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
@@ -91,7 +90,7 @@ def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> For
 
 
 def on_workers(client: Client, source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
-    """Return the speeds of the workers: the mean over all of their threads, while all are at work.
+    """Return the speeds of the workers while all are at work: the mean over their hosts, of each its fastest thread's.
 
     Typical ones where a worker dies meanwhile: a plan is no reason to end a fit.
     """
@@ -115,9 +114,18 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     began = time.perf_counter()
     client.gather(map_where(client, len, [()] * len(seats), [f"{key}-none" for key in keys], seats))
     overhead = time.perf_counter() - began
-    known = set.intersection(*(set(found) for found in probes))
-    mean: dict[str, Any] = {name: float(np.mean([found[name] for found in probes])) for name in sorted(known)}
-    sharing = -(-len(seats) // len({found[address]["host"] for address in seats}))
+    hosts = [found[address]["host"] for address in seats]
+    known = sorted(set.intersection(*map(set, probes)))
+    mean: dict[str, Any] = {}
+    for name in known:
+        # Cores of a host are alike; threads that put rows into memory, or read a disk, share what they measure.
+        value = min if name in _WORK else np.mean
+        of_each = {
+            host: value([seen[name] for seen, at in zip(probes, hosts, strict=True) if at == host])
+            for host in set(hosts)
+        }
+        mean[name] = float(np.mean([of_each[host] for host in hosts]))
+    sharing = -(-len(seats) // len(set(hosts)))
     for name in {"read", "write"} & mean.keys():
         mean[name] *= sharing  # each thread saw its own part of the disk's rate
     process = int(max(client.run(_resident).values()))
@@ -143,25 +151,53 @@ def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
     with one_blas_thread():
         windows = stream.windows(stream.window_rows)
         first = copy.deepcopy(next(windows))  # which finds code, pages and files cold
-        # One window is all there is, or there are others.
-        made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
         # Missing and infinite values are refused by the scan; here they are nobody's matter.
         beta = np.zeros(stream.columns * (family.predictors or 2))  # 2: of classes that nobody has counted yet
         family = family if family.predictors else Multinomial(2)
+
+        def work(kernel: Callable[..., Any], *args: Any) -> Callable[[], int]:
+            """Return a call of the kernel on the rows in cache, from the dtype in which they are stored on."""
+            return lambda: sum(len(block.y) for block in first.blocks() if kernel(block, *args))
+
+        calls = {
+            "scan": work(scan, family),
+            "gradient": work(kernels.gradient, family, beta),
+            "pair": work(kernels.gradient, family, np.zeros((len(beta), 2))),
+        }
+        if len(beta) <= MOST_COLUMNS:
+            calls["hessian"] = work(kernels.hessian, family, beta)
+        times = {"hessian": 0.0}
+        if stream.origin.random_access:
+            again = chain.from_iterable(stream.windows(stream.window_rows) for _ in count())
+            together = -(-GENERATOR_ROWS // stream.window_rows)  # windows of which the first takes it all
+            calls["make"] = lambda: sum(len(window) for window in islice(again, together))
+        else:  # files are decoded many windows at a time, of which the first takes it all
+            made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
+            times["make"] = float(np.mean(made))  # of one window, where that is all there is
         with np.errstate(all="ignore"):
-            times = {
-                # Files are decoded many windows at a time, of which the first takes it all.
-                "make": _median(made) if stream.origin.random_access else float(np.mean(made)),
-                "scan": _per_row(first, scan, family),
-                "gradient": _per_row(first, kernels.gradient, family, beta),
-                "pair": _per_row(first, kernels.gradient, family, np.zeros((len(beta), 2))),
-                "hessian": _per_row(first, kernels.hessian, family, beta) if len(beta) <= MOST_COLUMNS else 0.0,
-            }
+            times |= _fastest(calls)
             if storage == "memory" and times["make"] * len(stream) < _MOST_SECONDS:
                 times |= _memory(stream, times, family, beta)
             if storage == "disk":
                 times |= _disk()
     return times
+
+
+def _fastest(calls: dict[str, Callable[[], int]]) -> dict[str, float]:
+    """Return the seconds a row of the fastest turn of each call, which returns how many rows it has worked on.
+
+    They take turns: a core that has just woken up, or that somebody else's thread shares for a tenth of a second, is
+    half as fast as what a fit is going to see.
+    """
+    best, began = dict.fromkeys(calls, np.inf), time.perf_counter()
+    for turn in count():
+        for name, call in calls.items():
+            start = time.perf_counter()
+            rows = call()
+            best[name] = min(best[name], (time.perf_counter() - start) / rows)
+        if turn and time.perf_counter() - began > _PROBE_SECONDS:
+            break
+    return best
 
 
 def _memory(stream: Stream, times: dict[str, float], family: Family, beta: np.ndarray) -> dict[str, float]:
@@ -177,19 +213,6 @@ def _memory(stream: Stream, times: dict[str, float], family: Family, beta: np.nd
     return {name: max(seconds, 0.0) / chunk.nbytes for name, seconds in extra.items()}
 
 
-def _per_row(chunk: Chunk, kernel: Callable[..., Any], *args: Any) -> float:
-    """Return the seconds that a kernel takes for a row, from the dtype in which it is stored on."""
-    for block in chunk.blocks():
-        kernel(block, *args)
-    seconds: list[float] = []
-    while sum(seconds) < _LEAST_SECONDS or (len(seconds) < _LEAST_TIMES and sum(seconds) < _LONG_ENOUGH):
-        began = time.perf_counter()
-        for block in chunk.blocks():
-            kernel(block, *args)
-        seconds.append(time.perf_counter() - began)
-    return _median(seconds) / len(chunk)
-
-
 def _seconds_a_row(windows: Iterable[Chunk]) -> list[float]:
     """Return the seconds a row that each window takes to be made."""
     found, began = [], time.perf_counter()
@@ -197,11 +220,6 @@ def _seconds_a_row(windows: Iterable[Chunk]) -> list[float]:
         found.append((time.perf_counter() - began) / len(window))
         began = time.perf_counter()
     return found
-
-
-def _median(seconds: list[float]) -> float:
-    """Return the middle one: a thread that had to wait for a core once must not make a fit look ten times longer."""
-    return float(np.median(seconds))
 
 
 def _disk() -> dict[str, float]:

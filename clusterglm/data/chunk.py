@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from clusterglm.data.tree import Node, push
 
-_GENERATOR_ROWS = 8192  # data/synthetic.py makes rows in blocks of this many; micro-blocks divide it
+GENERATOR_ROWS = 8192  # data/synthetic.py makes rows in blocks of this many; micro-blocks divide it
 _MOST_GRAM_COLUMNS = 4000  # of the solvers that form a Gram matrix
 _BLOCK_BYTES = 1048576  # what stays in a core's second-level cache
 
@@ -29,8 +29,8 @@ def block_rows(columns: int, itemsize: int, sparse: bool = False) -> int:
     rows are few numbers each, and their sums are as long as those of dense ones: the largest blocks.
     """
     if sparse:
-        return _GENERATOR_ROWS
-    rows, fewest = _GENERATOR_ROWS, max(16, 2 * columns if columns <= _MOST_GRAM_COLUMNS else 0)
+        return GENERATOR_ROWS
+    rows, fewest = GENERATOR_ROWS, max(16, 2 * columns if columns <= _MOST_GRAM_COLUMNS else 0)
     while rows > fewest and rows * columns * itemsize > _BLOCK_BYTES:
         rows //= 2
     return rows

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clusterglm.data import listing
-from clusterglm.data.chunk import _GENERATOR_ROWS, one_blas_thread
+from clusterglm.data.chunk import GENERATOR_ROWS, one_blas_thread
 from clusterglm.data.dask_rows import retried
 from clusterglm.data.target import Target
 from clusterglm.errors import ClusterError, UsageError, unknown
@@ -98,7 +98,7 @@ def _row_bytes(source: Synthetic, dtype: str) -> int:
 
 def _power(most: int) -> int:
     """Return the largest power of two up to ``most`` that is whole blocks of the generator, or one block."""
-    rows = _GENERATOR_ROWS
+    rows = GENERATOR_ROWS
     while 2 * rows <= most:
         rows *= 2
     return rows
@@ -179,14 +179,14 @@ def _parquet(parts: Parts, target: Target, bounds: tuple[int, int]) -> None:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, **words) as writer:
         for start in range(first, last, parts.stored):
-            chunk = parts.source.chunk((start, min(start + parts.stored, last)), _GENERATOR_ROWS, parts.dtype)
+            chunk = parts.source.chunk((start, min(start + parts.stored, last)), GENERATOR_ROWS, parts.dtype)
             columns = np.ascontiguousarray(chunk.X.T)
             writer.write_table(pa.table([*map(pa.array, columns), pa.array(chunk.y)], schema=schema))
     target.write(parts.name(first), sink.getvalue())
 
 
 def _npy(parts: Parts, target: Target, bounds: tuple[int, int]) -> None:
-    chunk = parts.source.chunk(bounds, _GENERATOR_ROWS, parts.dtype)
+    chunk = parts.source.chunk(bounds, GENERATOR_ROWS, parts.dtype)
     rows, split = len(chunk), chunk.X.shape[1] * chunk.X.itemsize
     stored = np.empty((rows, split + 8), np.uint8)
     stored[:, :split] = chunk.X.view(np.uint8)
@@ -200,7 +200,7 @@ def _npy(parts: Parts, target: Target, bounds: tuple[int, int]) -> None:
 def _zarr(parts: Parts, target: Target, bounds: tuple[int, int]) -> None:
     from clusterglm.data import zarr
 
-    chunk = parts.source.chunk(bounds, _GENERATOR_ROWS, parts.dtype)
+    chunk = parts.source.chunk(bounds, GENERATOR_ROWS, parts.dtype)
     try:
         group = zarr.package().open_group(zarr.store(target.staging), mode="r+")
         for name, values in (("X", chunk.X), (TARGET, chunk.y)):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clusterglm.data.chunk import _GENERATOR_ROWS, Block, Chunk
+from clusterglm.data.chunk import GENERATOR_ROWS, Block, Chunk
 from clusterglm.data.chunks import Plan
 from clusterglm.data.dask_rows import Make
 from clusterglm.data.sources import recipe
@@ -72,19 +72,19 @@ class Synthetic:
     def block(self, index: int, X: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return X (8192, columns) and y (8192,) of generator block ``index``, written into ``X`` where it is given."""
         random = np.random.Generator(np.random.SFC64(np.random.SeedSequence((self.seed, index))))
-        X = random.random(out=np.empty((_GENERATOR_ROWS, self.columns)) if X is None else X)
+        X = random.random(out=np.empty((GENERATOR_ROWS, self.columns)) if X is None else X)
         eta = X @ self.truth
         if self.family == "gaussian":
-            return X, eta + random.standard_normal(_GENERATOR_ROWS)
+            return X, eta + random.standard_normal(GENERATOR_ROWS)
         if self.family == "poisson":
             return X, random.poisson(np.exp(eta)).astype(np.float64)
         # u < 1 / (1 + exp(-eta)), without the division
         odds = np.exp(np.negative(eta, out=eta), out=eta)
-        return X, (random.random(_GENERATOR_ROWS) * (odds + 1.0) < 1.0).astype(np.float64)
+        return X, (random.random(GENERATOR_ROWS) * (odds + 1.0) < 1.0).astype(np.float64)
 
     def first(self, rows: int, dtype: str, intercept: bool) -> Block:
         """Return the first ``rows`` rows, which are a sample: all of them are drawn independently."""
-        chunk = self.chunk((0, rows), _GENERATOR_ROWS, dtype, intercept)
+        chunk = self.chunk((0, rows), GENERATOR_ROWS, dtype, intercept)
         return Block(chunk.X.astype(np.float64, copy=False), chunk.y, None, None, 0)
 
     def make(self, plan: Plan, intercept: bool) -> Make:
@@ -108,11 +108,11 @@ class Synthetic:
         made, buffer, target = -1, np.empty((0, 0)), y
         for start in range(first, last, rows):
             stop = min(start + rows, last)
-            for index in range(start // _GENERATOR_ROWS, -(-stop // _GENERATOR_ROWS)):
-                here = index * _GENERATOR_ROWS
-                low, high = max(start, here), min(stop, here + _GENERATOR_ROWS)
+            for index in range(start // GENERATOR_ROWS, -(-stop // GENERATOR_ROWS)):
+                here = index * GENERATOR_ROWS
+                low, high = max(start, here), min(stop, here + GENERATOR_ROWS)
                 ours, theirs = slice(low - start, high - start), slice(low - here, high - here)
-                if high - low == _GENERATOR_ROWS and X.dtype == np.float64 and not intercept:
+                if high - low == GENERATOR_ROWS and X.dtype == np.float64 and not intercept:
                     y[ours] = self.block(index, X[ours])[1]
                     continue
                 if index != made:

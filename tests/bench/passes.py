@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from clusterglm.clusters.settings import WORKER_ENVIRONMENT, cores
-from clusterglm.data.chunk import _GENERATOR_ROWS, block_rows, one_blas_thread
+from clusterglm.data.chunk import GENERATOR_ROWS, block_rows, one_blas_thread
 from clusterglm.data.rows import LocalRows
 from clusterglm.data.synthetic import Synthetic
 from clusterglm.glm import kernels
@@ -77,7 +77,7 @@ def main(rows: str = "8e6", columns: str = "15") -> None:
     source = Synthetic(parse_count(rows), parse_count(columns, "columns", of="columns"))
     os.environ.update(WORKER_ENVIRONMENT)  # before any process is started
     count = cores()
-    cuts = [_GENERATOR_ROWS * round(i * source.rows / _GENERATOR_ROWS / count) for i in range(count)] + [source.rows]
+    cuts = [GENERATOR_ROWS * round(i * source.rows / GENERATOR_ROWS / count) for i in range(count)] + [source.rows]
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(count), context.Queue()
     processes = [
