@@ -20,7 +20,7 @@ import psutil
 from distributed import Client, SpecCluster
 from distributed.deploy.subprocess import SubprocessScheduler, SubprocessWorker
 
-from clusterglm.clusters.settings import environment, silent_logs
+from clusterglm.clusters.settings import dask_environment, dask_settings, environment, silent_logs
 from clusterglm.data.chunks import plan
 from clusterglm.data.dask_rows import DaskRows, Share
 from clusterglm.data.synthetic import Synthetic
@@ -67,7 +67,7 @@ def main() -> None:
     }
     workers = dict.fromkeys(range(options.processes), spec)
     with (
-        environment(silent_logs()),
+        environment(dask_environment(dask_settings()) | silent_logs()),
         SpecCluster(workers=workers, scheduler=scheduler) as cluster,
         Client(cluster) as client,
     ):
