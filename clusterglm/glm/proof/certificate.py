@@ -15,10 +15,10 @@ A Hessian taken at beta_0 follows the iterate: h(eta) >= h(eta_0) exp(-c |eta - 
 with m = c max_i |a_i'(beta - beta_0)|. That is at most c A_0 ||beta - beta_0||_H^0, and at most what the columns'
 extremes allow.
 
-A is bounded by these too, or measured exactly in one pass where that is too coarse: with a_i = c + d_i, c the middle of
+A is bounded by these too, or measured exactly in one pass where that is too coarse: with a_i = z + d_i, z the middle of
 the columns' ranges and |d_ij| at most half of them, s_j, and H^-1 = R R',
 
-    ||a_i||_{H^-1} <= ||R'c|| + ||R' d_i|| <= ||R'c|| + sqrt(v) ||diag(s) R||_2         (v: the columns that vary)
+    ||a_i||_{H^-1} <= ||R'z|| + ||R' d_i|| <= ||R'z|| + sqrt(v) ||diag(s) R||_2         (v: the columns that vary)
 
 With any matrix below the Hessian in its place delta and A, and with them tau, can only be larger: the right-hand sides
 still hold, and the left-hand one is still the distance in the norm of the Hessian itself, that of the standard errors
