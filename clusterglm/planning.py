@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, count, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clusterglm.data.ahead import read_ahead
 from clusterglm.data.chunk import GENERATOR_ROWS, Chunk
 from clusterglm.data.chunks import Plan
 from clusterglm.data.dask_rows import map_where, retried
@@ -230,7 +232,6 @@ def _disk() -> dict[str, float]:
     folder = scratch()
     path = folder / f"probe-{os.getpid()}-{time.time_ns():x}"
     data = np.random.default_rng(0).bytes(2**20)
-    buffer = memoryview(bytearray(2**20))
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with path.open("x+b", buffering=0) as file:
@@ -240,10 +241,10 @@ def _disk() -> dict[str, float]:
                     return {}
             os.fsync(file.fileno())
             written = time.perf_counter() - began
-            cached = _read(file, buffer)
+            cached = _read(path)
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            read = _read(file, buffer)
+            read = _read(path)
     except OSError:
         return {}
     finally:
@@ -252,12 +253,11 @@ def _disk() -> dict[str, float]:
     return {name: _FILE_BYTES / seconds for name, seconds in (("read", read), ("write", written), ("cached", cached))}
 
 
-def _read(file: Any, buffer: memoryview) -> float:
+def _read(path: Path) -> float:
     """Return the seconds that it takes to read a file as data/disk.py does, checksums and all."""
-    file.seek(0)
     began = time.perf_counter()
-    while file.readinto(buffer):
-        checksum(np.frombuffer(buffer, dtype=np.uint64))
+    for window in read_ahead(path, [(at, 2**20) for at in range(0, _FILE_BYTES, 2**20)]):
+        checksum(window.view(np.uint64))
     return time.perf_counter() - began
 
 

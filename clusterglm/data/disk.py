@@ -2,8 +2,7 @@
 
 A file holds one chunk: a header of 4,096 bytes, then window after window of the rows exactly as the kernels want them
 (``X`` row by row in its storage dtype, then ``y``, ``weights`` and ``offset`` as float64, each at a multiple of 4,096
-bytes, so that it can be mapped into memory), then a checksum of every window. It is read with ordinary reads into one
-buffer while the kernel is told to fetch what follows: a page fault at a time, as through a map, takes longer.
+bytes), then a checksum of every window.
 
 The files lie in the worker's own directory, which Dask removes with the worker, under a name that says which rows they
 hold. The next fit of the same rows finds them there; rows of others go when the disk is full. A file that is missing,
@@ -12,7 +11,6 @@ cut short or damaged is written again from its recipe, so a chunk may move to an
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -26,13 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from clusterglm.data.ahead import PAGE, only_these, read_ahead
 from clusterglm.data.chunk import Block, Chunk
 from clusterglm.data.stream import Stream
 from clusterglm.errors import ClusterError
 from clusterglm.units import format_size
 
-_PAGE = 4096
-_AHEAD_BYTES = 32 * 2**20
 FOLDER = "clusterglm-rows"
 _LAYOUT = 1
 
@@ -134,12 +131,11 @@ class OnDisk:
                 path = self.write().path
                 with suppress(OSError):
                     os.utime(path.parent)  # rows in use are the last to go
-                with _File(path) as file:
-                    for window in file.windows(wanted[read:]):
-                        yield window
-                        read += 1
+                for window in _File(path).windows(wanted[read:]):
+                    yield window
+                    read += 1
                 return
-            except _Damaged:
+            except (_Damaged, FileNotFoundError):
                 self.path.unlink(missing_ok=True)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
@@ -168,7 +164,7 @@ def _used(path: Path) -> float:
 def _write(file: Any, stream: Stream) -> None:
     sums: list[int] = []
     header: dict[str, Any] = {}
-    file.write(bytes(_PAGE))
+    file.write(bytes(PAGE))
     for window in stream.windows(stream.window_rows):
         arrays = (window.X, window.y, window.weights, window.offset)
         data = b"".join(_padded(array) for array in arrays if array is not None)
@@ -187,87 +183,62 @@ def _write(file: Any, stream: Stream) -> None:
         }
     file.write(np.array(sums, dtype=np.uint32).tobytes())
     file.seek(0)
-    file.write(json.dumps(header).encode().ljust(_PAGE))
+    file.write(json.dumps(header).encode().ljust(PAGE))
 
 
 def _padded(array: np.ndarray) -> bytes:
     data = np.ascontiguousarray(array).tobytes()
-    return data + bytes(-len(data) % _PAGE)
+    return data + bytes(-len(data) % PAGE)
 
 
 def checksum(words: np.ndarray) -> int:
     """Return a CRC of the sums of every page's 512 words: it sees what a CRC of all bytes would see on a disk, in a
     tenth of the time."""
-    return zlib.crc32(np.add.reduce(words.reshape(-1, _PAGE // 8), axis=1).tobytes())
+    return zlib.crc32(np.add.reduce(words.reshape(-1, PAGE // 8), axis=1).tobytes())
 
 
 class _File:
-    """A file of rows, open for reading."""
+    """A file of rows, by what its header and its end say. Raises _Damaged."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
-            self.fd = os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise _Damaged from error
-
-    def __enter__(self) -> _File:
-        try:
-            self.header = json.loads(os.pread(self.fd, _PAGE, 0))
-            itemsize = np.dtype(self.header["dtype"]).itemsize
-            self.vectors = 1 + self.header["weights"] + self.header["offset"]
-            self.sizes = (itemsize * self.header["columns"], *[8] * self.vectors)
-            self.count = -(-self.header["rows"] // self.header["window_rows"])
-            end = self._at(self.count - 1) + self._bytes(self.count - 1)
-            self.sums = np.frombuffer(os.pread(self.fd, 4 * self.count, end), dtype=np.uint32)
+            with path.open("rb", buffering=0) as file:
+                only_these(file.fileno())
+                self.header = json.loads(file.read(PAGE))
+                itemsize = np.dtype(self.header["dtype"]).itemsize
+                self.vectors = 1 + self.header["weights"] + self.header["offset"]
+                self.sizes = (itemsize * self.header["columns"], *[8] * self.vectors)
+                self.count = -(-self.header["rows"] // self.header["window_rows"])
+                file.seek(self._at(self.count - 1) + self._bytes(self.count - 1))
+                self.sums = np.frombuffer(file.read(4 * self.count), dtype=np.uint32)
         except (ValueError, KeyError, TypeError) as error:
-            self.__exit__()
             raise _Damaged from error
         if len(self.sums) != self.count or self.header["layout"] != _LAYOUT:
-            self.__exit__()
             raise _Damaged
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
 
     def _rows(self, k: int) -> int:
         return int(min(self.header["window_rows"], self.header["rows"] - k * self.header["window_rows"]))
 
     def _bytes(self, k: int) -> int:
-        return sum(-(-self._rows(k) * size // _PAGE) * _PAGE for size in self.sizes)
+        return sum(-(-self._rows(k) * size // PAGE) * PAGE for size in self.sizes)
 
     def _at(self, k: int) -> int:
-        return _PAGE + k * self._bytes(0)
+        return PAGE + k * self._bytes(0)
 
     def windows(self, wanted: range) -> Iterator[Chunk]:
-        """Yield these windows, in one buffer, while the disk reads ahead. Raises _Damaged."""
-        buffer = np.empty(self._bytes(0), dtype=np.uint8)
-        stop = self._at(wanted.stop - 1) + self._bytes(wanted.stop - 1) if wanted else 0
-        told = self._at(wanted.start)
-        for k in wanted:
-            at, size = self._at(k), self._bytes(k)
-            if told < min(at + _AHEAD_BYTES, stop):
-                told += self._fetch(told, min(at + 2 * _AHEAD_BYTES, stop))
-            data = buffer[:size]
-            if os.preadv(self.fd, [data.data], at) != size or checksum(data.view(np.uint64)) != self.sums[k]:
+        """Yield these windows, each until the next is asked for. Raises _Damaged."""
+        spans = [(self._at(k), self._bytes(k)) for k in wanted]
+        for k, (_, size), data in zip(wanted, spans, read_ahead(self.path, spans), strict=True):
+            if len(data) != size or checksum(data.view(np.uint64)) != self.sums[k]:
                 raise _Damaged
             yield self._chunk(k, data)
-
-    def _fetch(self, start: int, stop: int) -> int:
-        """Ask the system to read these bytes soon, and return their number."""
-        if hasattr(os, "posix_fadvise"):
-            try:
-                os.posix_fadvise(self.fd, start, stop - start, os.POSIX_FADV_WILLNEED)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS):
-                    raise
-        return stop - start
 
     def _chunk(self, k: int, data: np.ndarray) -> Chunk:
         rows, at, arrays = self._rows(k), 0, []
         for size, dtype in zip(self.sizes, (self.header["dtype"], *["float64"] * self.vectors), strict=True):
             arrays.append(data[at : at + rows * size].view(dtype))
-            at += -(-rows * size // _PAGE) * _PAGE
+            at += -(-rows * size // PAGE) * PAGE
         X, y, *rest = arrays
         weights = rest.pop(0) if self.header["weights"] else None
         offset = rest.pop(0) if self.header["offset"] else None

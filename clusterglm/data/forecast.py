@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from clusterglm.data.ahead import BUFFERS, PART_BYTES
 from clusterglm.data.chunks import Plan
 
 _WINDOWS = 12  # of rows, as large as a core's cache, that a thread holds while it works: buffers and their copies
@@ -150,5 +151,6 @@ def _peak(plan: Plan, speeds: Speeds) -> int:
     threads = -(-plan.threads // plan.workers)
     held = plan.bytes_per_worker if plan.storage == "memory" else 0
     window = max(_WINDOW_BYTES, plan.block_rows * plan.columns * 8)
+    ahead = BUFFERS * max(PART_BYTES, window) if plan.storage == "disk" else 0
     sums = 8 * plan.columns**2 * 8  # a few Hessians on their way up the tree
-    return int(speeds.process + held + threads * (_WINDOWS * window + sums))
+    return int(speeds.process + held + threads * (_WINDOWS * window + ahead + sums))
