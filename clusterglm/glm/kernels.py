@@ -10,6 +10,7 @@ may also be a CSR array of scipy, which no kernel turns into a dense one but whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +24,7 @@ from clusterglm.glm.families.family import Family
 Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
 _quiet = np.errstate(over="ignore", invalid="ignore")
+_FEW = 32  # columns
 _BITS = 2**64 - 1  # what a uint64 keeps of a product, and a Python int does not by itself
 
 
@@ -69,7 +71,7 @@ def predictor(block: Block, beta: Array, harmless: float = 0.0) -> Array:
 
 def _or_nan(total: Array, sums: Array) -> Array:
     """Return NaN for sums whose loss is not finite: infinities of two signs must not meet in the tree."""
-    return sums if np.isfinite(total).all() else np.where(np.isfinite(total), sums, np.nan)
+    return sums if math.isfinite(total) else np.full_like(sums, np.nan)
 
 
 @_quiet
@@ -156,7 +158,13 @@ def gram(X: Any, h: Array) -> Array:
     # numbers are repeated because numpy takes a while to begin each row of a product of (m, 1) and (m, p).
     root = np.repeat(np.sqrt(h), p).reshape(X.shape)
     root *= X
-    return np.asarray(root.T @ root)
+    if p % 2 == 0 or p > _FEW:
+        return np.asarray(root.T @ root)
+    # An odd column costs syrk as much as several of the others.
+    H = np.empty((p, p))
+    H[:-1, :-1] = root[:, :-1].T @ root[:, :-1]
+    H[-1] = H[:, -1] = root[:, -1] @ root
+    return H
 
 
 def weighed(block: Block, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> tuple[Any, ...]:

@@ -21,7 +21,8 @@ def _sum_of_logs(factors: Array) -> Array:
     """Return the sum of log x by a logarithm for every 32 of them, which costs two digits at most."""
     whole = len(factors) // _FACTORS * _FACTORS
     products = np.multiply.reduce(factors[:whole].reshape(_FACTORS, -1))
-    return np.asarray(np.log(products).sum() + np.log(factors[whole:]).sum())
+    total = np.add.reduce(np.log(products, out=products))
+    return np.asarray(total if whole == len(factors) else total + np.add.reduce(np.log(factors[whole:])))
 
 
 def _log_counts(y: Array) -> Array:
@@ -96,9 +97,12 @@ class Binomial(Family):
 
         None where some y is neither, or some row so far on the wrong side that products of the last would overflow.
         """
-        side = 1.0 - 2.0 * y
+        other = 1.0 - y
+        if y @ other != 0:  # of no two signs in [0, 1], so that none is left out
+            return None
+        side = np.subtract(other, y, out=other)
         odds = side * eta
-        if not (odds.max(initial=0.0) <= _FARTHEST and (np.abs(side) == 1).all()):
+        if not np.maximum.reduce(odds, initial=0.0) <= _FARTHEST:
             return None
         np.exp(odds, out=odds)
         grown = 1.0 + odds
