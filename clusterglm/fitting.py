@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clusterglm import groups
 from clusterglm.data import chunks
 from clusterglm.data.chunk import one_blas_thread
+from clusterglm.data.columns import rounded
 from clusterglm.data.files import location
 from clusterglm.data.rows import Here, Rows
 from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
@@ -403,10 +404,14 @@ class _Fitting:
                 rows.load()
                 # Bad values are refused before anything is fitted.
                 seen = self.look(source, plan, groups.model_rows(rows, source.names, names))
+            target = self.request.target or "y"
+            sizes = dict(zip(source.names, seen.scan.magnitude[-len(source.names) :], strict=True))
+            sizes[target] = max(-seen.scan.target_smallest, seen.scan.target_largest)
+            for text in rounded({name: sizes[name] for name in source.whole if name in sizes}):
+                self.note(text)
             spread = rows.spread()
             with self.timed("fit"), one_blas_thread():
                 self.progress.phase(f"fitting by {self.solver.name}{_about(self.forecast.seconds_fit)}")
-                target = self.request.target or "y"
                 try:
                     fitted = self.fit(rows, source, names, target, seen)
                 except OtherRows as error:

@@ -221,3 +221,11 @@ def test_an_error_of_whoever_watches_comes_out_as_it_is(shared_client: Any) -> N
 
     with pytest.raises(ZeroDivisionError):
         package.fit(shared_client, rows=10_000, progress=Broken())
+
+
+def test_whole_numbers_that_grow_too_large_late_in_a_file_are_told_of(shared_client: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    first = "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(200_000))  # more than a look before the fit reads
+    path.write_text(f"key,x,y\n{first}{2**53 + 9},3,1\n")
+    notes = package.fit(shared_client, data=str(path), target="y", family="binomial", penalty="l2").notes
+    assert f"warning: column key ({2**53 + 8}): rounded to float64" in notes

@@ -210,6 +210,7 @@ class Collections:
         self.names: list[str] = []
         self.extra_columns = len(roles.others)
         self.notes: list[str] = []
+        self.whole: list[str] = []
 
     @property
     def coding(self) -> dict[str, Any]:

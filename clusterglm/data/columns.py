@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ Schema = dict[str, Column]
 class Look(NamedTuple):
     """What is found out about a file before the fit: ``file`` with its pieces, and its ``schema``.
 
-    ``large`` holds, for columns of whole numbers, the largest magnitude above 2^53, None where nobody knows;
+    ``large`` holds, for columns of whole numbers, the largest magnitude above 2^53, None where nobody knows yet;
     ``numbering`` are columns that only number the rows; ``notes`` are about the file as a whole.
     """
 
@@ -46,6 +47,12 @@ class Look(NamedTuple):
     large: dict[str, int | None]
     numbering: frozenset[str]
     notes: tuple[str, ...] = ()
+
+
+def rounded(sizes: Mapping[str, float]) -> list[str]:
+    """Return warnings about columns of whole numbers, of these magnitudes, that float64 does not tell apart."""
+    large = {name: int(size) for name, size in sizes.items() if EXACT <= size < math.inf}
+    return [f"warning: column {quoted(name)} ({size}): rounded to float64" for name, size in large.items()]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from clusterglm.errors import DataError, quoted
 _PIECE_BYTES = 4 * 2**20
 _TASK_BYTES = 8 * _PIECE_BYTES
 _SAMPLE_BYTES = 2**20
-_MAY_GROW = 2**40  # whole numbers from here on are keys, or times in milliseconds: some may not fit a float64
 _HEADERS = 32  # headers that one task reads
 _ONE_ROW_A_LINE = "one row a line, with no line break inside quotes: correct it, or write it as parquet"
 _TYPES = {"number": pa.float64(), "null": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "kept": pa.string()}
@@ -107,7 +106,7 @@ def _head(file: DataFile) -> _Head:
     sizes = {n: max(abs(e["min"]), abs(e["max"])) for n, e in extremes.items()}
     large: dict[str, int | None] = {n: v for n, v in sizes.items() if v > EXACT}
     if len(sample) < stop - start:  # and nobody knows what the rest of the file has
-        large = dict.fromkeys((n for n, v in sizes.items() if v > _MAY_GROW), None) | large
+        large = dict.fromkeys(whole, None) | large
     return _Head(file, start, stop, schema, large)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from clusterglm.data.chunk import Chunk, Held, block_rows
 from clusterglm.data.chunks import Plan, local_problem_rows
-from clusterglm.data.columns import Look, Roles, Schema, choose, coded, same
+from clusterglm.data.columns import Look, Roles, Schema, choose, coded, rounded, same
 from clusterglm.data.dask_rows import Make, map_where, retried
 from clusterglm.data.disk import OnDisk
 from clusterglm.data.files import DataFile, Location, location, unchanged
@@ -67,6 +67,10 @@ class Source(Protocol):
     @property
     def notes(self) -> list[str]:
         """Lines that begin with ``note:`` or ``warning:``."""
+
+    @property
+    def whole(self) -> list[str]:
+        """Columns of whole numbers of which nobody knows yet whether float64 tells them apart."""
 
     def open(self, client: Client | None) -> None:
         """Look at the data, on the workers of ``client`` or in this process. Raises DataError and ClusterError."""
@@ -154,6 +158,7 @@ class FileSource:
         self.levels: dict[str, Levels] = {}
         self._run: Callable[..., list[Any]] = partial(on_workers, None)
         self.notes: list[str] = []
+        self.whole: list[str] = []
         self.files: list[DataFile] = []
         self.kinds: dict[str, str] = {}
         self.format = ""
@@ -205,9 +210,9 @@ class FileSource:
         for name in self.kinds:
             sizes = [look.large[name] for look in looks if name in look.large]
             if known := [size for size in sizes if size is not None]:
-                self.notes.append(f"warning: column {quoted(name)} ({max(known)}): rounded to float64")
+                self.notes += rounded({name: max(known)})
             elif sizes:
-                self.notes.append(f"note: column {quoted(name)}: values above 2^53, if any, are rounded to float64")
+                self.whole.append(name)
         return coded(schema, self.features, self.roles)
 
     def _count(self, to_code: list[str]) -> None:

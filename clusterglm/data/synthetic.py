@@ -63,6 +63,10 @@ class Synthetic:
     def notes(self) -> list[str]:
         return []
 
+    @property
+    def whole(self) -> list[str]:
+        return []
+
     def open(self, client: Client | None) -> None:
         """Nothing to look at."""
 

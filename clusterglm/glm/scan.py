@@ -108,6 +108,11 @@ class Scan:
         return np.sqrt(self.variance_sum / self.weight)
 
     @property
+    def magnitude(self) -> Array:
+        """The columns' largest magnitudes, (p,)."""
+        return np.maximum(np.abs(self.smallest), np.abs(self.largest))
+
+    @property
     def constant(self) -> NDArray[np.bool_]:
         same: NDArray[np.bool_] = self.smallest == self.largest
         return same
@@ -329,7 +334,7 @@ def refuse(seen: Scan, labels: Sequence[str], model: Model, locate: Callable[[in
             raise DataError("rows", 1, f"one row fits any line: {remedy}")
         if len(labels) > seen.rows:
             raise DataError("columns", len(labels), f"more than the {seen.rows} rows: {remedy}")
-    largest = np.maximum(np.abs(seen.smallest), np.abs(seen.largest))
+    largest = seen.magnitude
     with np.errstate(over="ignore", under="ignore"):
         square = largest * largest * seen.weight
     for j in map(int, np.flatnonzero(~np.isfinite(square) | ((square < np.finfo(float).tiny) & (largest > 0)))):
