@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
 _PROBED_ROWS = 2**17  # at most, of which a thread makes as many as it takes to measure
 _PROBED_BYTES = 2**26  # of rows in memory: far more than a cache holds
-_WORK = ("make", "scan", "gradient", "pair", "hessian")  # of Speeds: what a thread does by itself
-_PROBE_SECONDS = 0.1  # that the kernels are measured for, at least twice each
+_PROBE_SECONDS = 0.3  # that the kernels are measured for at most, and twice each at least
 _MOST_SECONDS = 0.2  # that making rows to put into memory may take
 _FILE_BYTES = 2**25
 _PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
@@ -92,7 +91,7 @@ def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> For
 
 
 def on_workers(client: Client, source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
-    """Return the speeds of the workers while all are at work: the mean over their hosts, of each its fastest thread's.
+    """Return the speeds of the workers while all are at work: the mean over all of their threads.
 
     Typical ones where a worker dies meanwhile: a plan is no reason to end a fit.
     """
@@ -112,21 +111,14 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     stream = Stream.of(source.part((0, last)), (0, last), plan, intercept)
     name = f"probe-{time.time_ns():x}"
     items, keys = [stream] * len(seats), [f"{name}-{i}" for i in range(len(seats))]
-    probes = client.gather(map_where(client, probe, items, keys, seats, family=family, storage=plan.storage))
+    words = {"family": family, "storage": plan.storage, "rows": plan.rows // len(seats)}
+    probes = client.gather(map_where(client, probe, items, keys, seats, **words))
     began = time.perf_counter()
     client.gather(map_where(client, len, [()] * len(seats), [f"{key}-none" for key in keys], seats))
     overhead = time.perf_counter() - began
     hosts = [found[address]["host"] for address in seats]
     known = sorted(set.intersection(*map(set, probes)))
-    mean: dict[str, Any] = {}
-    for name in known:
-        # Cores of a host are alike; threads that put rows into memory, or read a disk, share what they measure.
-        value = min if name in _WORK else np.mean
-        of_each = {
-            host: value([seen[name] for seen, at in zip(probes, hosts, strict=True) if at == host])
-            for host in set(hosts)
-        }
-        mean[name] = float(np.mean([of_each[host] for host in hosts]))
+    mean: dict[str, Any] = {name: float(np.mean([seen[name] for seen in probes])) for name in known}
     sharing = -(-len(seats) // len(set(hosts)))
     for name in {"read", "write"} & mean.keys():
         mean[name] *= sharing  # each thread saw its own part of the disk's rate
@@ -142,12 +134,15 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
 def here(source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
     """Return the speeds of this machine by one thread of this process, for a plan before anything is started."""
     last = min(_PROBED_ROWS, plan.local_rows, plan.rows)
-    found: dict[str, Any] = probe(Stream.of(source, (0, last), plan, intercept), family, "stream")
+    found: dict[str, Any] = probe(Stream.of(source, (0, last), plan, intercept), family, "stream", last)
     return typical(plan.columns)._replace(**found)
 
 
-def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
-    """Return what a thread takes for a row, in seconds, and how fast rows come from where they are to be held."""
+def probe(stream: Stream, family: Family, storage: str, rows: int) -> dict[str, float]:
+    """Return what a thread takes for a row, in seconds, and how fast rows come from where they are to be held.
+
+    This takes no longer than a few passes over ``rows``, or little.
+    """
     from clusterglm.data.chunk import one_blas_thread
 
     with one_blas_thread():
@@ -177,7 +172,7 @@ def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
             made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
             times["make"] = float(np.mean(made))  # of one window, where that is all there is
         with np.errstate(all="ignore"):
-            times |= _fastest(calls)
+            times |= _paces(calls, rows)
             if storage == "memory" and times["make"] * len(stream) < _MOST_SECONDS:
                 times |= _memory(stream, times, family, beta)
             if storage == "disk":
@@ -185,21 +180,26 @@ def probe(stream: Stream, family: Family, storage: str) -> dict[str, float]:
     return times
 
 
-def _fastest(calls: dict[str, Callable[[], int]]) -> dict[str, float]:
-    """Return the seconds a row of the fastest turn of each call, which returns how many rows it has worked on.
+def _paces(calls: dict[str, Callable[[], int]], rows: int) -> dict[str, float]:
+    """Return the seconds a row of each call, which returns how many rows it has worked on.
 
-    They take turns: a core that has just woken up, or that somebody else's thread shares for a tenth of a second, is
-    half as fast as what a fit is going to see.
+    They take turns, of which the first is for a core to wake up. What counts is the mean: of two virtual cores that
+    share one, each runs now at full speed and now at half of it, for tenths of a second, in the fit as here.
     """
-    best, began = dict.fromkeys(calls, np.inf), time.perf_counter()
-    for turn in count():
+
+    def turn() -> dict[str, float]:
+        found = {}
         for name, call in calls.items():
             start = time.perf_counter()
-            rows = call()
-            best[name] = min(best[name], (time.perf_counter() - start) / rows)
-        if turn and time.perf_counter() - began > _PROBE_SECONDS:
-            break
-    return best
+            done = call()
+            found[name] = (time.perf_counter() - start) / done
+        return found
+
+    left = min(_PROBE_SECONDS, rows * sum(turn().values()))
+    began, turns = time.perf_counter(), [turn()]
+    while time.perf_counter() - began < left:
+        turns.append(turn())
+    return {name: float(np.mean([found[name] for found in turns])) for name in calls}
 
 
 def _memory(stream: Stream, times: dict[str, float], family: Family, beta: np.ndarray) -> dict[str, float]:
