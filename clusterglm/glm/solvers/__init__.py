@@ -103,7 +103,7 @@ SOLVERS = {
     solver.name: solver
     for solver in (
         Solver("gradient_descent", gradient_descent, smooth_only=True, pace=Pace(11, 28, 5, 2.8)),
-        Solver("proximal_gradient", proximal_gradient, wide=True, pace=Pace(5, 17, 2, 1.2, pairs=True)),
+        Solver("proximal_gradient", proximal_gradient, wide=True, pace=Pace(4, 17, 2, 1.2, pairs=True)),
         Solver("newton", newton, smooth_only=True, pace=Pace(3, 6, 2, 0.1, renewed=1.0)),
         Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.4, renewed=0.5)),
         Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(3, 9, 2, 0.4)),
