@@ -47,7 +47,7 @@ def read_ahead(path: Path, spans: Sequence[Span]) -> Iterator[np.ndarray]:
     with _File(path) as file, ThreadPoolExecutor(1) as reader:
 
         def begin(part: list[Span]) -> tuple[np.ndarray, Future[int]] | None:
-            """Begin to read a part into a buffer, unless it is in the page cache."""
+            """Begin to read a part into a buffer, unless the first page of each of its spans is in the page cache."""
             first, size = part[0][0], sum(size for _, size in part)
             if all(file.has(at) for at, _ in part):
                 return None
