@@ -405,7 +405,7 @@ class _Fitting:
                 # Bad values are refused before anything is fitted.
                 seen = self.look(source, plan, groups.model_rows(rows, source.names, names))
             target = self.request.target or "y"
-            sizes = dict(zip(source.names, seen.scan.magnitude[-len(source.names) :], strict=True))
+            sizes = dict(zip(names, seen.scan.magnitude[-len(names) :], strict=True))
             sizes[target] = max(-seen.scan.target_smallest, seen.scan.target_largest)
             for text in rounded({name: sizes[name] for name in source.whole if name in sizes}):
                 self.note(text)

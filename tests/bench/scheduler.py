@@ -3,8 +3,9 @@
     python tests/bench/scheduler.py [--processes 4]
 
 A cluster of worker processes holds small chunks, and one pass after another sums next to nothing over them: with one
-task a chunk, at 64 and at 256 chunks, and with the package's own one task a worker thread over the same 256. CPU is
-that of the scheduler, in a process of its own; the overhead of a pass is its wall time, for there is no work in it.
+task a chunk, at 64 and at 256 chunks, and with the package's own one task a worker thread over the same 256. Beside
+them, without chunks, are as many tasks that Dask maps over nothing: what it takes by itself. CPU is that of the
+scheduler, in a process of its own; the overhead of a pass is its wall time, for there is no work in it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,15 +45,26 @@ def measure(client: Client, chunks: int, grouped: bool) -> tuple[int, float, flo
     rows.sum(nothing)
     if not grouped:
         rows._shares = [Share(share.worker, (i,)) for share in rows._shares for i in share.chunks]
+    tasks = len(rows._shares)
+    found = timed(client, tasks, lambda: rows.sum(nothing))
+    rows.close()
+    return found
+
+
+def bare(client: Client, tasks: int) -> tuple[int, float, float]:
+    """Return the same of tasks that Dask maps over nothing: what it takes by itself."""
+    return timed(client, tasks, lambda: client.gather(client.map(len, [()] * tasks, pure=False)))
+
+
+def timed(client: Client, tasks: int, call: Callable[[], Any]) -> tuple[int, float, float]:
+    call()
     process = psutil.Process(client.run_on_scheduler(lambda: __import__("os").getpid()))
     before, seconds = process.cpu_times(), []
     for _ in range(PASSES):
         began = time.perf_counter()
-        rows.sum(nothing)
+        call()
         seconds.append(time.perf_counter() - began)
     after = process.cpu_times()
-    tasks = len(rows._shares)
-    rows.close()
     used = after.user + after.system - before.user - before.system
     return tasks, 1e6 * used / PASSES / tasks, 1e3 * statistics.median(seconds)
 
@@ -77,6 +90,9 @@ def main() -> None:
         for chunks, grouped in ((64, False), (256, False), (256, True)):
             tasks, micros, millis = measure(client, chunks, grouped)
             print(f"{chunks:6} {tasks:12} {micros:20.0f} {millis:10.1f}", flush=True)
+        for count in (64, 256):
+            tasks, micros, millis = bare(client, count)
+            print(f"{'none':>6} {tasks:12} {micros:20.0f} {millis:10.1f}", flush=True)
 
 
 if __name__ == "__main__":
