@@ -10,6 +10,7 @@ from clusterglm.cli import output
 from clusterglm.cli.up import summary
 from clusterglm.cli.where import Hosts
 from clusterglm.clusters.cloud import fleet
+from clusterglm.clusters.connect import disconnect
 from clusterglm.clusters.launcher import Account, Member, Record
 from clusterglm.clusters.lookup import connect_cluster, lookup
 from clusterglm.errors import UsageError
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
             found = of.workers(client)
             tasks, used = of.load(client)
         finally:
-            client.close()
+            disconnect(client)
         workers = len(found)
         if isinstance(launcher, Account):  # where each machine has several, and may have been taken back
             workers = len({fleet.machine_of(worker.name, name) for worker in found})

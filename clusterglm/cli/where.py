@@ -136,6 +136,7 @@ class Where:
             beside = file.parent / "tls"  # where `clusterglm keys` has put them
             keys = beside if self.scheduler is None and address.startswith("tls:") and beside.is_dir() else None
             client = connect(address, timeout=self.seconds, allow_version_mismatch=mismatch, keys=keys)
+        from clusterglm.clusters.connect import disconnect
         from clusterglm.clusters.settings import quiet
 
         with quiet():  # a scheduler that goes is told in one line, by the command
@@ -144,8 +145,7 @@ class Where:
             finally:
                 if crew is not None:
                     crew.release()
-                with contextlib.suppress(Exception):  # nothing is left to close where the scheduler is gone
-                    client.close(timeout=2)
+                disconnect(client)
 
     @contextlib.contextmanager
     def client_or_own(self, own: dict[str, int], phase: Callable[[str], object]) -> Iterator[Client]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import socket
@@ -86,12 +85,19 @@ def connect(
             if not allow_version_mismatch:
                 check_versions(client)
         except BaseException as error:
-            with contextlib.suppress(Exception):
-                client.close(timeout=1)
+            disconnect(client, 1)
             if isinstance(error, ClusterglmError) or not isinstance(error, OSError):
                 raise
             raise _gone(what, value, f"scheduler {address} is gone: {cure}") from error
     return client
+
+
+def disconnect(client: Client, seconds: float = 2) -> None:
+    """Close a client, within so many seconds: nothing is left to close where the scheduler is gone."""
+    try:
+        client.close(timeout=seconds)
+    except Exception:  # whatever a connection says that has been cut
+        client.status = "closed"  # else Dask tries again when the interpreter ends, for longer, and shows how it failed
 
 
 def moved(record: Record, why: str, what: str = "cluster") -> ClusterError:

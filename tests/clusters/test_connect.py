@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import os
@@ -11,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from distributed import LocalCluster
 
 from clusterglm.clusters import workers
-from clusterglm.clusters.connect import connect, read_scheduler_file
+from clusterglm.clusters.connect import connect, disconnect, read_scheduler_file
 from clusterglm.errors import ClusterError, UsageError
 
 Spawn = Callable[..., subprocess.Popen[str]]
@@ -181,3 +184,20 @@ def test_other_versions_are_refused_with_a_table_or_allowed(foreign: Foreign) ->
         assert list(workers.blas_threads(client).values()) == [1]
     finally:
         client.close()
+
+
+def test_a_client_that_cannot_be_closed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster:
+        client = connect(cluster.scheduler_address)
+        whole = client._close
+
+        async def stuck(*_: Any, **__: Any) -> None:
+            await asyncio.sleep(3600)
+
+        monkeypatch.setattr(client, "_close", stuck)
+        disconnect(client, 0.1)
+        client.close()  # as the interpreter does at its end: nothing left to wait for, and nothing to show
+        monkeypatch.setattr(client, "_close", whole)
+        client.status = "running"
+        disconnect(client)
+        assert client.status == "closed"
