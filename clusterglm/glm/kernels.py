@@ -24,7 +24,7 @@ from clusterglm.glm.families.family import Family
 Array = NDArray[np.float64]
 # Coefficients far out give sums that are not finite: that is the answer, and no reason for a warning.
 _quiet = np.errstate(over="ignore", invalid="ignore")
-_FEW = 32  # columns
+_FEW = 32  # columns, up to which an odd one costs syrk as much as several others
 _BITS = 2**64 - 1  # what a uint64 keeps of a product, and a Python int does not by itself
 
 
@@ -160,7 +160,6 @@ def gram(X: Any, h: Array) -> Array:
     root *= X
     if p % 2 == 0 or p > _FEW:
         return np.asarray(root.T @ root)
-    # An odd column costs syrk as much as several of the others.
     H = np.empty((p, p))
     H[:-1, :-1] = root[:, :-1].T @ root[:, :-1]
     H[-1] = H[:, -1] = root[:, -1] @ root

@@ -98,7 +98,7 @@ class Binomial(Family):
         None where some y is neither, or some row so far on the wrong side that products of the last would overflow.
         """
         other = 1.0 - y
-        if y @ other != 0:  # of no two signs in [0, 1], so that none is left out
+        if y @ other != 0:  # a sum of terms that are 0 or more: 0 where each is
             return None
         side = np.subtract(other, y, out=other)
         odds = side * eta
