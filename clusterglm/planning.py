@@ -1,6 +1,6 @@
 """A plan with its forecast: what the rows ask for, what the solver is going to do, and how fast the workers are.
 
-The speeds are measured on the workers, all of them at work at the same time, for a tenth of a second; where there are
+The speeds are measured on the workers, all of them at work at the same time, for half a second at most; where there are
 none yet, typical ones of a core stand in.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, count, islice
+from itertools import chain, count, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from clusterglm.request import Request
 
 _PROBED_ROWS = 2**17  # at most, of which a thread makes as many as it takes to measure
-_PROBED_BYTES = 2**26  # of rows in memory: far more than a cache holds
+_PROBED_BYTES = 2**26  # of rows in memory: far more than a core's own cache holds
 _PROBE_SECONDS = 0.3  # that the kernels are measured for at most, and twice each at least
 _MOST_SECONDS = 0.2  # that making rows to put into memory may take
 _FILE_BYTES = 2**25
@@ -107,11 +107,12 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
     if not seats:  # none has come yet, and the fit waits for them
         return typical(plan.columns)
     rows = max(_PROBED_BYTES // plan.row_bytes, _PROBED_ROWS) if plan.storage == "memory" else _PROBED_ROWS
-    last = min(rows, plan.chunk_rows, plan.rows)
+    share = plan.rows // len(seats) if source.random_access else 0
+    last = min(rows, max(share, plan.chunk_rows), plan.rows)
     stream = Stream.of(source.part((0, last)), (0, last), plan, intercept)
     name = f"probe-{time.time_ns():x}"
     items, keys = [stream] * len(seats), [f"{name}-{i}" for i in range(len(seats))]
-    words = {"family": family, "storage": plan.storage, "rows": plan.rows // len(seats)}
+    words = {"family": family, "storage": plan.storage, "rows": plan.rows // len(seats), "chunk_rows": plan.chunk_rows}
     probes = client.gather(map_where(client, probe, items, keys, seats, **words))
     began = time.perf_counter()
     client.gather(map_where(client, len, [()] * len(seats), [f"{key}-none" for key in keys], seats))
@@ -134,27 +135,38 @@ def _measured(client: Client, source: Source, plan: Plan, family: Family, interc
 def here(source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:
     """Return the speeds of this machine by one thread of this process, for a plan before anything is started."""
     last = min(_PROBED_ROWS, plan.local_rows, plan.rows)
-    found: dict[str, Any] = probe(Stream.of(source, (0, last), plan, intercept), family, "stream", last)
+    found: dict[str, Any] = probe(Stream.of(source, (0, last), plan, intercept), family, "stream", last, last)
     return typical(plan.columns)._replace(**found)
 
 
-def probe(stream: Stream, family: Family, storage: str, rows: int) -> dict[str, float]:
+def probe(stream: Stream, family: Family, storage: str, rows: int, chunk_rows: int) -> dict[str, float]:
     """Return what a thread takes for a row, in seconds, and how fast rows come from where they are to be held.
 
-    This takes no longer than a few passes over ``rows``, or little.
+    This takes no longer than a few passes over ``rows``, or little. Rows in memory are held in chunks of
+    ``chunk_rows``.
     """
     from clusterglm.data.chunk import one_blas_thread
 
     with one_blas_thread():
         windows = stream.windows(stream.window_rows)
         first = copy.deepcopy(next(windows))  # which finds code, pages and files cold
+        if stream.origin.random_access:
+            again = chain.from_iterable(stream.windows(stream.window_rows) for _ in count())
+            together = -(-GENERATOR_ROWS // stream.window_rows)  # windows of which the first takes it all
+            made = _seconds_a_row(islice(again, together))
+        else:  # files are decoded many windows at a time, of which the first takes it all
+            made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
+        times = {"hessian": 0.0, "make": float(np.mean(made))}  # of one window, where that is all there is
+        in_memory = storage == "memory" and (stream.origin.random_access or times["make"] * len(stream) < _MOST_SECONDS)
+        held, filled = _held(stream, chunk_rows) if in_memory else ([first], 0.0)
+        blocks = chain.from_iterable(chunk.blocks() for chunk in cycle(held))
         # Missing and infinite values are refused by the scan; here they are nobody's matter.
         beta = np.zeros(stream.columns * (family.predictors or 2))  # 2: of classes that nobody has counted yet
         family = family if family.predictors else Multinomial(2)
 
         def work(kernel: Callable[..., Any], *args: Any) -> Callable[[], int]:
-            """Return a call of the kernel on the rows in cache, from the dtype in which they are stored on."""
-            return lambda: sum(len(block.y) for block in first.blocks() if kernel(block, *args))
+            """Return a call of the kernel on the next rows, from where and in the dtype in which they are held on."""
+            return lambda: sum(len(block.y) for block in islice(blocks, 1) if kernel(block, *args))
 
         calls = {
             "scan": work(scan, family),
@@ -163,21 +175,28 @@ def probe(stream: Stream, family: Family, storage: str, rows: int) -> dict[str, 
         }
         if len(beta) <= MOST_COLUMNS:
             calls["hessian"] = work(kernels.hessian, family, beta)
-        times = {"hessian": 0.0}
         if stream.origin.random_access:
-            again = chain.from_iterable(stream.windows(stream.window_rows) for _ in count())
-            together = -(-GENERATOR_ROWS // stream.window_rows)  # windows of which the first takes it all
             calls["make"] = lambda: sum(len(window) for window in islice(again, together))
-        else:  # files are decoded many windows at a time, of which the first takes it all
-            made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
-            times["make"] = float(np.mean(made))  # of one window, where that is all there is
         with np.errstate(all="ignore"):
             times |= _paces(calls, rows)
-            if storage == "memory" and times["make"] * len(stream) < _MOST_SECONDS:
-                times |= _memory(stream, times, family, beta)
-            if storage == "disk":
-                times |= _disk()
+        if in_memory:
+            made_here = sum(map(len, held)) * times["make"]
+            times["store"] = max(filled - made_here, 0.0) / sum(chunk.nbytes for chunk in held)
+            times["fetch"] = 0.0  # the kernels have fetched what they worked on
+        if storage == "disk":
+            times |= _disk()
     return times
+
+
+def _held(stream: Stream, chunk_rows: int) -> tuple[list[Any], float]:
+    """Return rows as they are held in memory, as many chunks as there is time for, and the seconds that they took."""
+    began, held = time.perf_counter(), []
+    parts: Iterable[Any] = stream.parts(chunk_rows) if stream.origin.random_access else [stream]
+    for part in parts:
+        held.append(part.in_memory())
+        if time.perf_counter() - began > _MOST_SECONDS:
+            break
+    return held, time.perf_counter() - began
 
 
 def _paces(calls: dict[str, Callable[[], int]], rows: int) -> dict[str, float]:
@@ -200,19 +219,6 @@ def _paces(calls: dict[str, Callable[[], int]], rows: int) -> dict[str, float]:
     while time.perf_counter() - began < left:
         turns.append(turn())
     return {name: float(np.mean([found[name] for found in turns])) for name in calls}
-
-
-def _memory(stream: Stream, times: dict[str, float], family: Family, beta: np.ndarray) -> dict[str, float]:
-    """Return what a byte takes into memory that is new, and from there: what is beyond the time of rows in cache."""
-    began = time.perf_counter()
-    chunk = stream.in_memory()
-    made = time.perf_counter() - began
-    began = time.perf_counter()
-    for block in chunk.blocks():
-        kernels.gradient(block, family, beta)
-    summed = time.perf_counter() - began
-    extra = {"store": made - len(chunk) * times["make"], "fetch": summed - len(chunk) * times["gradient"]}
-    return {name: max(seconds, 0.0) / chunk.nbytes for name, seconds in extra.items()}
 
 
 def _seconds_a_row(windows: Iterable[Chunk]) -> list[float]:

@@ -27,11 +27,12 @@ class Speeds(NamedTuple):
     """What one worker thread takes while all of them work: seconds a row, unless the name says otherwise.
 
     ``make``: generate or decode it; ``scan``, ``gradient``, ``pair``, ``hessian``: look it over, and the kernels (a
-    gradient at one point, at two, and with the Hessian) on rows in cache; ``store`` and ``fetch``: a byte into memory
-    that is new, and from there into cache. ``cached`` is the bytes a second at which a thread reads a file in the page
-    cache, which has room for ``cache`` bytes; ``read`` and ``write`` those of a disk, shared by ``readers`` threads.
-    ``round``: seconds of a pass that are no work on rows; ``task``: those of each of many tasks. ``process``: bytes of
-    a worker process before it holds a row. ``measured``: on these workers, or typical of a recent core.
+    gradient at one point, at two, and with the Hessian) on rows in cache; ``store``: a byte into memory that is new;
+    ``fetch``: one from there into cache, 0 where kernels were measured on rows from there. ``cached`` is the bytes a
+    second at which a thread reads a file in the page cache, which has room for ``cache`` bytes; ``read`` and ``write``
+    those of a disk, shared by ``readers`` threads. ``round``: seconds of a pass that are no work on rows; ``task``:
+    those of each of many tasks. ``process``: bytes of a worker process before it holds a row. ``measured``: on these
+    workers, or typical of a recent core.
     """
 
     make: float
@@ -69,7 +70,7 @@ def typical(columns: int, generated: bool = True, relative: float = 1.0, readers
         write=0.7e9,
         readers=readers,
         round=0.02,
-        task=1e-3 / relative,
+        task=1.5e-3 / relative,
         process=160 * 10**6,
         measured=False,
     )
