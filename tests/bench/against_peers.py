@@ -8,10 +8,11 @@ them, the pass that checks the rows: a fit makes it as it loads them, so it is m
 on an embedded cluster of one process a core and stop at a certified `--rel-gap 1e-8`; each peer runs in a process of
 its own with its threads set to the number of cores, and with the tolerance that is named in the table. Every line is
 the median of `--rounds` runs (of one where a run takes over a minute). A bare read is one dot product of every
-micro-block with itself by one process a core (`passes.py`), measured first and last. "off" is (objective - best) /
-best, all objectives evaluated by `clusterglm.bench.objectives`; peers that have no L1 penalty fit without one and are
-measured beside their own optimum. The design is that of the reference problem, or the same columns each with 0.95 of
-the one before it in it, or in units from 1e-4 to 1e4. `against_dask_glm.py` is about dask-glm.
+micro-block with itself by one process a core (`passes.py`): the median of those before each of our fits, and of one
+first and last. "off" is (objective - best) / best, all objectives evaluated by `clusterglm.bench.objectives`; peers
+that have no L1 penalty fit without one and are measured beside their own optimum. The design is that of the reference
+problem, or the same columns each with 0.95 of the one before it in it, or in units from 1e-4 to 1e4.
+`against_dask_glm.py` is about dask-glm.
 """
 
 from __future__ import annotations
@@ -169,7 +170,10 @@ def bare_read(source: Synthetic) -> float:
     return max(found)
 
 
-def ours(source: Synthetic, lamduh: float, rounds: int, wanted: Callable[[str], bool]) -> list[Line]:
+def ours(
+    source: Synthetic, lamduh: float, rounds: int, wanted: Callable[[str], bool], reads: list[float]
+) -> list[Line]:
+    """Return our lines; put the seconds of a bare read into ``reads`` before each fit."""
     lines = []
     words = {"rows": source.rows, "columns": source.columns, "seed": source.seed, "lamduh": lamduh, "rel_gap": 1e-8}
     looks: list[float] = []
@@ -185,7 +189,10 @@ def ours(source: Synthetic, lamduh: float, rounds: int, wanted: Callable[[str], 
     with embedded() as (client, _), mock.patch.object(fitting._Fitting, "look", twice):
         for solver in filter(wanted, OURS):
             looks.clear()
-            found = [fit(client, solver=solver, **words) for _ in range(rounds)]
+            found = []
+            for _ in range(rounds):
+                reads.append(bare_read(source))
+                found.append(fit(client, solver=solver, **words))
             seconds = statistics.median(result.seconds["fit"] + look for result, look in zip(found, looks, strict=True))
             last = found[-1]
             told = f"{last.status}, {last.passes} passes, gap {last.certificate['relative_gap']:.0e}, "
@@ -228,12 +235,12 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.2f}",
         flush=True,
     )
-    before = bare_read(source)
-    lines = ours(source, options.lamduh, options.rounds, wanted)
+    reads = [bare_read(source)]
+    lines = ours(source, options.lamduh, options.rounds, wanted, reads)
     lines += theirs(source, options.lamduh, options.rounds, wanted)
-    after = bare_read(source)
-    bare = (before + after) / 2
-    print(f"bare read {before:.4f} s before, {after:.4f} s after, load {os.getloadavg()[0]:.2f}\n")
+    reads.append(bare_read(source))
+    bare = statistics.median(reads)
+    print(f"bare read {bare:.4f} s, {min(reads):.4f} to {max(reads):.4f}, load {os.getloadavg()[0]:.2f}\n")
     fastest = min(line.seconds for line in lines)
     free = fit(solver="newton", rows=source.rows, columns=source.columns, seed=source.seed, tol=1e-4).coefficients
     tight = fit(
