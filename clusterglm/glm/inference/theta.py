@@ -29,6 +29,7 @@ from clusterglm.glm.problem import Rows
 Array = NDArray[np.float64]
 _MOST_TURNS, _MOST_STEPS = 60, 60
 _NEAR = 1e-10  # relative change of theta after which it is there
+_SETTLED = 1e-12  # relative step in theta after which it is there for these coefficients
 _LARGEST = 1e7  # beyond which the variance is that of poisson
 
 
@@ -95,12 +96,14 @@ def _most_likely(rows: Rows, beta: Array, theta: float) -> tuple[float, float, i
         curvature = theta * theta * bend + theta * slope
         move = -theta * slope / curvature if curvature < 0 else np.sign(slope)
         new = theta * float(np.exp(np.clip(move, -2, 2)))
+        if (
+            abs(new - theta) <= _SETTLED * theta
+        ):  # asked first: a step that rounds to none lies on an end of the bracket
+            theta = new
+            break
         if not low < new < high:
             new = (low + high) / 2
         if new > _LARGEST:
             raise DataError("--theta", "estimate", "the rows vary no more than Poisson's: use --family poisson")
-        settled = abs(new - theta) <= 1e-12 * theta
         theta = new
-        if settled:
-            break
     return theta, float(1 / np.sqrt(-bend)) if bend < 0 else np.inf, steps

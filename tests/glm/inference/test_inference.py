@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from made import PAIRS, PEERS, drawn, family, options
 
 import clusterglm
 from clusterglm.errors import DataError, UsageError
+from clusterglm.glm.inference.theta import _most_likely
 
 pytestmark = pytest.mark.filterwarnings("ignore::statsmodels.tools.sm_exceptions.DomainWarning")
 NAMES = ["a", "b", "c"]
@@ -186,6 +188,13 @@ def test_theta_is_estimated_as_the_likelihood_says() -> None:
     assert any(note.startswith("note: theta") for note in found.notes)
     with pytest.raises(DataError, match="no more than Poisson's"):
         clusterglm.fit(data=(X, np.tile([1.0, 2.0], 400)), theta="estimate", **how)
+
+
+@pytest.mark.parametrize("slope", [1e-20, -1e-20, 0.0])
+def test_the_search_for_theta_stays_where_no_step_leads_away(slope: float) -> None:
+    # Which sign is left at the answer depends on how a processor rounds.
+    rows: Any = SimpleNamespace(sum=lambda *_: (slope, -4.0))
+    assert _most_likely(rows, np.zeros(1), 2.5) == (2.5, 0.5, 1)
 
 
 @pytest.mark.parametrize("covariance", ["nonrobust", "HC1"])
