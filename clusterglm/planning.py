@@ -150,13 +150,15 @@ def probe(stream: Stream, family: Family, storage: str, rows: int, chunk_rows: i
     with one_blas_thread():
         windows = stream.windows(stream.window_rows)
         first = copy.deepcopy(next(windows))  # which finds code, pages and files cold
+        calls: dict[str, Callable[[], int]] = {}
+        times = {"hessian": 0.0}
         if stream.origin.random_access:
             again = chain.from_iterable(stream.windows(stream.window_rows) for _ in count())
             together = -(-GENERATOR_ROWS // stream.window_rows)  # windows of which the first takes it all
-            made = _seconds_a_row(islice(again, together))
+            calls["make"] = lambda: sum(len(window) for window in islice(again, together))
         else:  # files are decoded many windows at a time, of which the first takes it all
             made = _seconds_a_row(islice(windows, 8)) or _seconds_a_row(stream.windows(stream.window_rows))
-        times = {"hessian": 0.0, "make": float(np.mean(made))}  # of one window, where that is all there is
+            times["make"] = float(np.mean(made))  # of one window, where that is all there is
         in_memory = storage == "memory" and (stream.origin.random_access or times["make"] * len(stream) < _MOST_SECONDS)
         held, filled = _held(stream, chunk_rows) if in_memory else ([first], 0.0)
         blocks = chain.from_iterable(chunk.blocks() for chunk in cycle(held))
@@ -168,15 +170,13 @@ def probe(stream: Stream, family: Family, storage: str, rows: int, chunk_rows: i
             """Return a call of the kernel on the next rows, from where and in the dtype in which they are held on."""
             return lambda: sum(len(block.y) for block in islice(blocks, 1) if kernel(block, *args))
 
-        calls = {
+        calls |= {
             "scan": work(scan, family),
             "gradient": work(kernels.gradient, family, beta),
             "pair": work(kernels.gradient, family, np.zeros((len(beta), 2))),
         }
         if len(beta) <= MOST_COLUMNS:
             calls["hessian"] = work(kernels.hessian, family, beta)
-        if stream.origin.random_access:
-            calls["make"] = lambda: sum(len(window) for window in islice(again, together))
         with np.errstate(all="ignore"):
             times |= _paces(calls, rows)
         if in_memory:

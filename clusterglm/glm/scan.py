@@ -224,17 +224,15 @@ class _Target(NamedTuple):
 def _target(block: Block, family: Family) -> _Target:
     y, w = block.y, block.weights
     low, high = float(np.minimum.reduce(y, initial=np.inf)), float(np.maximum.reduce(y, initial=-np.inf))
-    # A sum of terms that are 0 or more is 0 where each is: then all targets are 0 or 1.
-    classes = low >= 0 and high <= 1 and float(y @ (1 - y)) == 0
-    not_whole = 0 if classes else int(np.count_nonzero(y != np.floor(y)))
+    # Of many targets the two ends are asked, and all only where these are not what they should be.
+    ends = np.array([low, high]) if len(y) else y
+    not_whole = int(np.count_nonzero(y != np.floor(y)))
     bad = outside = _NOWHERE_SEEN
     if len(y) and not (math.isfinite(low) and math.isfinite(high)):
         bad = _first(block, ~np.isfinite(y), y)
     else:
         # A proportion tells nothing without the number of its trials.
         proportions = family.name == "binomial" and w is None and not_whole
-        # Of many targets the two ends are asked, and all only where these are not what they should be.
-        ends = np.array([low, high]) if len(y) else y
         if proportions or (family.whole and not_whole) or family.outside(ends).any():
             wrong = family.outside(y)
             outside = _first(block, wrong | ((y > 0) & (y < 1)) if proportions else wrong, y)

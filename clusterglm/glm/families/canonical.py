@@ -119,7 +119,7 @@ class Binomial(Family):
         return loss
 
     def loss_at_zero(self, y: Array, w: Array | None = None) -> float:
-        if y @ (1.0 - y) != 0:  # a sum of terms that are 0 or more: 0 where each is
+        if ((y > 0) & (y < 1)).any():
             return super().loss_at_zero(y, w)
         return float(np.log(2.0) * (len(y) if w is None else w.sum()))
 

@@ -96,9 +96,8 @@ def _most_likely(rows: Rows, beta: Array, theta: float) -> tuple[float, float, i
         curvature = theta * theta * bend + theta * slope
         move = -theta * slope / curvature if curvature < 0 else np.sign(slope)
         new = theta * float(np.exp(np.clip(move, -2, 2)))
-        if (
-            abs(new - theta) <= _SETTLED * theta
-        ):  # asked first: a step that rounds to none lies on an end of the bracket
+        # Asked before the bracket, for a step that rounds to none lies on an end of it.
+        if abs(new - theta) <= _SETTLED * theta:
             theta = new
             break
         if not low < new < high:
