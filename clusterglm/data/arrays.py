@@ -31,6 +31,7 @@ _KINDS = {letter: kind for kind, letters in _NAMED.items() for letter in letters
 
 class Columns:
     """Some rows of several columns, as views: ``places`` has for every name its array and, in a matrix, its position.
+    Columns that are coded may be Arrow's.
 
     ``column`` and ``slice`` are those of Arrow's batches.
     """

@@ -38,6 +38,7 @@ class Design:
         levels: Mapping[str, Levels] | None = None,
     ) -> None:
         self.levels, self.intercept, self.filled = levels or {}, int(intercept), 0
+        self.names = [*features, *others]
         self.numbers: dict[int, list[str]] = {}  # features side by side, at the column of X that is the first of them
         self.coded: dict[int, str] = {}
         width, beside = self.intercept, -1
@@ -56,8 +57,15 @@ class Design:
         self._tile = np.empty((min(len(features), _TILE_COLUMNS), pitch), dtype=dtype)
         self.vectors = {name: np.empty(rows) for name in others}
 
-    def append(self, batch: pa.RecordBatch | Columns) -> None:
-        """Write the next rows. Missing values become NaN."""
+    def columns(self, batch: pa.RecordBatch) -> Columns:
+        """Return a batch with its numbers as arrays, missing values as NaN: once for all that is cut from it, because
+        to ask Arrow for a column and for its values takes as long as to turn thousands of them."""
+        columns = {name: batch.column(name) for name in self.names}
+        places = {name: column if name in self.levels else to_numpy(column) for name, column in columns.items()}
+        return Columns({name: (place, None) for name, place in places.items()}, len(batch))
+
+    def append(self, batch: Columns) -> None:
+        """Write the next rows, of which numbers are arrays."""
         stop = self.filled + len(batch)
         X = self.X[self.filled : stop]
         X[:, : self.intercept] = 1.0
@@ -72,7 +80,7 @@ class Design:
                 part[:] = codes = self.levels[name].codes(batch.column(name))
                 part[codes < 0] = np.nan
             else:
-                part[:] = to_numpy(batch.column(name))
+                part[:] = batch.column(name)
         self.filled = stop
 
     def take(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -80,14 +88,14 @@ class Design:
         n, self.filled = self.filled, 0
         return self.X[:n], {name: vector[:n] for name, vector in self.vectors.items()}
 
-    def _write_numbers(self, batch: pa.RecordBatch | Columns, names: list[str], X: np.ndarray) -> None:
-        matrix = batch.matrix(names) if isinstance(batch, Columns) else None
+    def _write_numbers(self, batch: Columns, names: list[str], X: np.ndarray) -> None:
+        matrix = batch.matrix(names)
         if matrix is not None:
             with np.errstate(over="ignore"):  # beyond float32 is infinite, which the fit refuses with its row
                 X[:] = matrix
             return
         for j in range(0, len(names), _TILE_COLUMNS):
-            columns = [to_numpy(batch.column(name)) for name in names[j : j + _TILE_COLUMNS]]
+            columns = [batch.column(name) for name in names[j : j + _TILE_COLUMNS]]
             self._turn(columns, X[:, j : j + _TILE_COLUMNS])
 
     def _turn(self, columns: list[np.ndarray], X: np.ndarray) -> None:
@@ -118,7 +126,8 @@ def windows(
     ``design`` has room for one of them, and the next is written over it.
     """
     first, last = bounds
-    for batch in batches:
+    for found in batches:
+        batch = found if isinstance(found, Columns) else design.columns(found)
         done = 0
         while done < len(batch):
             wanted = min(rows, last - first) - design.filled
@@ -133,10 +142,8 @@ def windows(
                 first += len(X)
 
 
-def to_numpy(column: pa.Array | np.ndarray) -> np.ndarray:
+def to_numpy(column: pa.Array) -> np.ndarray:
     """Return a numeric column as an array that numpy casts to float64: exact but for integers above 2^53."""
-    if isinstance(column, np.ndarray):
-        return column
     if pa.types.is_boolean(column.type):
         column = pc.cast(column, pa.uint8())
     elif pa.types.is_null(column.type):

@@ -18,10 +18,12 @@ from clusterglm.data.levels import is_text
 from clusterglm.errors import DataError, quoted
 
 _FOOTERS = 32  # footers that one task reads
-_BATCH_VALUES = 2**20
+# Rows that are decoded at a time: few enough to be turned into rows of X while they are in cache, and enough to pay for
+# the turn to every column; of wide tables fewer, for the sake of memory.
+_BATCH_ROWS, _BATCH_VALUES = 2**14, 2**21
 # Read ahead in a column, of which all in a large row group would not fit into memory; a larger buffer is given back to
 # the system every time, and its pages come anew.
-_READ_BYTES = 2**18
+_READ_BYTES = 2**16
 _MOST_REMEMBERED = 2**16
 _found_right: set[Any] = set()  # what this process has read to its end, and the checksums of its pages were right
 
@@ -115,7 +117,7 @@ def batches(file: DataFile, kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
         A page cannot be read.
     """
     groups = [piece.start for piece in file.pieces]
-    size = max(_BATCH_VALUES // len(kinds), 1024)
+    size = max(min(_BATCH_ROWS, _BATCH_VALUES // len(kinds)), 1024)
     place = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
     texts = [name for name, kind in kinds.items() if kind in ("string", "category")]
     what = (file.path, file.size, file.modified, *groups, *kinds)

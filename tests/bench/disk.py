@@ -109,7 +109,16 @@ def from_parquet(client: Any, rows: int, rounds: int) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         source = open_source(str(to), "y")
         source.open(client)
-        made = chunks.plan(solver="auto", rows=rows, columns=15, storage="stream", workers=2, threads=2, data=str(to))
+        made = chunks.plan(
+            solver="auto",
+            rows=rows,
+            columns=15,
+            storage="stream",
+            workers=2,
+            threads=2,
+            data=str(to),
+            stored=source.stored,
+        )
         held = DaskRows(client, source.make(made, False), made, source.locate).load()
         paths = sorted(map(str, to.rglob("*.parquet")))
         seconds: dict[str, list[float]] = {"scan": [], "pass": []}

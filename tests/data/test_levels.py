@@ -72,8 +72,9 @@ def test_a_design_of_numbers_and_levels(dtype: str) -> None:
     design = Design(4, ["a", "g", "b"], ["y"], dtype, True, {"g": Levels(("u", "v", "w"))})
     columns = {"g": ["w", "u", "v", None], "a": [1.0, 2.0, 3.0, 4.0], "b": [5, 6, 7, 8], "y": [0.0, 1.0, 1.0, 0.0]}
     batch = pa.RecordBatch.from_pydict(columns)
-    design.append(batch.slice(0, 1))
-    design.append(batch.slice(1))
+    held = design.columns(batch)
+    design.append(held.slice(0, 1))
+    design.append(held.slice(1, 3))
     X, vectors = design.take()
     nan = np.nan
     expected = [[1, 1, 0, 1, 5], [1, 2, 0, 0, 6], [1, 3, 1, 0, 7], [1, 4, nan, nan, 8]]
