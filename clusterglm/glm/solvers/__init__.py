@@ -107,7 +107,7 @@ SOLVERS = {
         Solver("newton", newton, smooth_only=True, pace=Pace(3, 6, 2, 0.1, renewed=1.0)),
         Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.4, renewed=0.5)),
         Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(3, 9, 2, 0.4)),
-        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
+        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.65, renewed=0.1)),
         Solver("async_newton", async_newton, approach=optimum_of_prompt, pace=Pace(3, 6, 2, 0.1, renewed=0.5)),
         Solver("async_admm", async_admm, approach=consensus_of_prompt, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
     )
