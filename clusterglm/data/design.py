@@ -60,9 +60,11 @@ class Design:
     def columns(self, batch: pa.RecordBatch) -> Columns:
         """Return a batch with its numbers as arrays, missing values as NaN: once for all that is cut from it, because
         to ask Arrow for a column and for its values takes as long as to turn thousands of them."""
-        columns = {name: batch.column(name) for name in self.names}
-        places = {name: column if name in self.levels else to_numpy(column) for name, column in columns.items()}
-        return Columns({name: (place, None) for name, place in places.items()}, len(batch))
+        places = {}
+        for name in self.names:
+            column = batch.column(name)
+            places[name] = (column if name in self.levels else to_numpy(column), None)
+        return Columns(places, len(batch))
 
     def append(self, batch: Columns) -> None:
         """Write the next rows, of which numbers are arrays."""
