@@ -218,14 +218,14 @@ def _says(run: Run, drawn: Any) -> dict[str, str]:
     passes = "1 pass" if r["passes"] == 1 else f"{words.count(r['passes'])} passes"
     says = {"convergence": f"{iterations} took {passes} over the data."}
     says["gap"] = (
-        f"At the end the proven gap is {words.short(gap, 2)}, {words.short(relative, 2)} of the null model's objective;"
+        f"At the end the proven gap is {words.at_most(gap)}, {words.at_most(relative)} of the null model's objective;"
         f" it comes {words.method(r)}."
         if math.isfinite(gap)
         else "No bound on the gap was proven; shown is the distance of each objective to the last one."
     )
     says["error"] = (
         "An error of 0.01 standard errors is invisible beside the noise in the data. "
-        f"At the end: bound {words.short(error, 2)}, optimality residual {words.short(kkt, 2)}."
+        f"At the end: bound {words.at_most(error)}, optimality residual {words.short(kkt, 2)}."
     )
     values = r["coefficients"]
     zeros = sum(value == 0 for value in values)
@@ -389,7 +389,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("penalised", "the coefficients of the standardised columns" if asked.get("standardize") else None),
         ("objective", words.short(number(r.get("objective")), 12)),
         ("objective of the null model", words.short(number(r.get("null_objective")), 12)),
-        ("certified gap", words.short(number(certificate.get("gap")), 3)),
+        ("certified gap", words.at_most(number(certificate.get("gap")))),
         ("how it was proven", words.method(r)),
         ("optimality residual", f"{words.short(number(certificate.get('kkt')), 3)} standard errors"),
         ("stopping rule", words.asked(r)),

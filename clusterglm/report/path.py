@@ -67,7 +67,7 @@ def _line(found: dict[str, Any], k: int) -> dict[str, Any]:
         "alpha": f"{found['alpha'][k]:.5g}",
         "nonzero": found["nonzero"][k],
         "explained": f"{found['deviance_explained'][k]:.4f}",
-        "error": words.short(number(found["error_in_se"][k]), 2),
+        "error": words.at_most(number(found["error_in_se"][k])),
         "mark": mark,
     }
     if found["folds"] is not None:

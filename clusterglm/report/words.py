@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 from typing import Any
 
@@ -66,6 +67,14 @@ def short(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "not known"
 
 
+def at_most(value: float) -> str:
+    """Return what is proven as two significant digits, rounded up, for less would be no bound."""
+    if not math.isfinite(value):
+        return short(value)
+    up = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)
+    return short(float(up.create_decimal(repr(float(value)))), 2)
+
+
 def large(value: float) -> str:
     """Return a number in words where it is large: ``38.5 million``."""
     if not math.isfinite(value):
@@ -114,9 +123,9 @@ def proof(result: dict[str, Any]) -> str:
     gap, error = number(certificate.get("gap")), number(certificate.get("error_in_se"))
     parts = []
     if math.isfinite(gap):
-        parts.append(f"the objective is within {short(gap, 2)} of the optimum")
+        parts.append(f"the objective is within {at_most(gap)} of the optimum")
     if math.isfinite(error):
-        parts.append(f"every coefficient is within {short(error, 1)} standard errors of the exact one")
+        parts.append(f"every coefficient is within {at_most(error)} standard errors of the exact one")
     if parts:
         text = "; ".join(parts)
         return f"{text[0].upper()}{text[1:]}."

@@ -241,6 +241,10 @@ def test_the_pass_is_drawn_from_the_plan(chunks: int) -> None:
     ("certificate", "expected"),
     [
         ({"gap": 1e-5, "error_in_se": None}, "The objective is within 1e-05 of the optimum."),
+        (
+            {"gap": 1.21e-5, "error_in_se": 0.00341},
+            "within 1.3e-05 of the optimum; every coefficient is within 0.0035 ",
+        ),
         ({"gap": None, "kkt": 0.3}, "conditions are off by 0.3 standard errors"),
         ({"gap": float("inf")}, "Nothing is proven"),
     ],
