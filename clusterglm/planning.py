@@ -21,10 +21,10 @@ import numpy as np
 from clusterglm.data.ahead import read_ahead
 from clusterglm.data.chunk import GENERATOR_ROWS, Chunk
 from clusterglm.data.chunks import Plan
-from clusterglm.data.dask_rows import map_where, retried
 from clusterglm.data.disk import checksum, scratch
 from clusterglm.data.forecast import Forecast, Speeds, Work, forecast, typical
 from clusterglm.data.stream import Stream
+from clusterglm.data.tasks import map_where, retried
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.families.softmax import Multinomial

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import clusterglm
 from clusterglm.data.chunk import Chunk
-from clusterglm.data.dask_rows import _each, _subtotals
 from clusterglm.data.rows import LocalRows
+from clusterglm.data.tasks import each, sums
 from clusterglm.data.tree import first_block, fold
 from clusterglm.glm import start as start_module
 from clusterglm.glm.families import FAMILIES
@@ -38,14 +38,14 @@ class Shares:
         self.shares = [chunks[i::workers] for i in range(workers) if chunks[i::workers]]
 
     def sum(self, kernel: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
-        nodes = [_subtotals(share, None, kernel, args) for share in reversed(self.shares)]
+        nodes = [sums(share, None, kernel, args) for share in reversed(self.shares)]
         return fold(sorted(itertools.chain(*nodes), key=first_block))
 
     def each(self, step: Callable[..., Any], states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         found: dict[int, Any] = {}
         for share in reversed(self.shares):
             own = [list(states[chunk.start // PROBLEM : -(-(chunk.start + len(chunk)) // PROBLEM)]) for chunk in share]
-            found |= dict(_each(share, own, step, args, PROBLEM))
+            found |= dict(each(share, own, step, args, PROBLEM))
         parts = [found[first] for first in sorted(found)]
         return [result for results, _ in parts for result in results], max(reads for _, reads in parts)
 

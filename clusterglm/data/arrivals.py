@@ -136,7 +136,7 @@ class DaskArrivals:
 
     def _tried(self, action: Callable[[], Any]) -> Any:
         """Return what ``action`` does; None where it met trouble, and all open questions were asked anew."""
-        from clusterglm.data.dask_rows import raise_own_error, retried
+        from clusterglm.data.tasks import raise_own_error, retried
 
         while True:
             try:

@@ -24,11 +24,12 @@ from clusterglm.data.census import Census
 from clusterglm.data.chunk import Chunk
 from clusterglm.data.chunks import Plan
 from clusterglm.data.columns import Roles
-from clusterglm.data.dask_rows import Make, retried, where_wished
+from clusterglm.data.dask_rows import Make
 from clusterglm.data.design import Design, windows
 from clusterglm.data.frames import census, coding, largest, rounded
 from clusterglm.data.levels import Levels, design_names
 from clusterglm.data.sources import recipe
+from clusterglm.data.tasks import retried
 from clusterglm.errors import ClusterError, DataError, UsageError, quoted
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ class Collections:
             def submit(of_worker: Sequence[int], **wish: Any) -> list[Future]:
                 return client.compute([chunks[i] for i in of_worker], **wish)  # type: ignore[no-any-return]
 
-            return where_wished(submit, workers or [""] * len(chunks))
+            return _where_wished(submit, workers or [""] * len(chunks))
 
         return make
 
@@ -360,3 +361,16 @@ def _compute(client: Client | None, tasks: Sequence[Any]) -> list[Any]:
     except retried() as error:
         cure = f"looking at the data failed: {type(error).__name__}: see the workers' logs"
         raise ClusterError("cluster", address, cure) from error
+
+
+def _where_wished(submit: Callable[..., list[Future]], workers: Sequence[str]) -> list[Future]:
+    """Return the futures of ``submit(indices, **wish)``, called once a worker for all that is wished for it."""
+    of_worker: dict[str, list[int]] = {}
+    for i, address in enumerate(workers):
+        of_worker.setdefault(address, []).append(i)
+    futures: dict[int, Future] = {}
+    for address, indices in of_worker.items():
+        # A call a worker, never one an item: each call costs the scheduler more than a millisecond.
+        wish = {"workers": [address], "allow_other_workers": True} if address else {}
+        futures.update(zip(indices, submit(indices, **wish), strict=True))
+    return [futures[i] for i in range(len(workers))]

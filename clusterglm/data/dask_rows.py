@@ -18,17 +18,18 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from clusterglm.data import tally
+from clusterglm.data import tally, tasks
 from clusterglm.data.arrivals import DaskArrivals
-from clusterglm.data.chunk import Held, Kernel, subtotals
+from clusterglm.data.chunk import Kernel
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
-from clusterglm.data.rows import Step, each_in
-from clusterglm.data.tree import Node, first_block, fold, push
+from clusterglm.data.rows import Step
+from clusterglm.data.tasks import Done, Share, Together, map_where, on_share, raise_own_error, retried
+from clusterglm.data.tree import first_block, fold
 from clusterglm.errors import ClusterError
 from clusterglm.scheduler import known_workers
 
@@ -45,21 +46,6 @@ _ROUND_LIMIT = 150.0  # seconds without any task finishing: above twice the work
 _round_number = itertools.count()
 
 Make = Callable[["Client", Sequence[int], int, Sequence[str] | None], "list[Future]"]
-
-
-class Share(NamedTuple):
-    """The chunks, by their indices, that one task works on, and the worker that holds them ("" where nobody knows)."""
-
-    worker: str
-    chunks: tuple[int, ...]
-
-
-class Done(NamedTuple):
-    """Where a task ran, how many seconds it took there, and what it found."""
-
-    worker: str
-    seconds: float
-    result: Any
 
 
 class DaskRows:
@@ -109,6 +95,7 @@ class DaskRows:
         self.troubles: list[str] = []
         self.chunks: list[Future] = []
         self._shares: list[Share] = []
+        self._held: dict[Share, Future] = {}  # the chunks of every share, together
         self._homes: list[str | None] = [None] * plan.chunks  # where each was last wished for
         self._threads: dict[str, int] = {}
         self._looked, self._moves, self._asked = 0.0, 0, -math.inf
@@ -124,20 +111,21 @@ class DaskRows:
         self.chunks = self.make(self.client, range(self.plan.chunks), 0, homes)
         self.tasks += len(self.chunks)
         self._shares = [Share("", (i,)) for i in range(len(self.chunks))]
-        self._round(_lengths)
+        self._round(tasks.lengths)
         # Where a chunk is made is a wish; who was offered more than their share would keep it.
-        self._shares, self._looked, self._moves = [], 0.0, _MOVES
+        self._forget_shares()
+        self._looked, self._moves = 0.0, _MOVES
         return self
 
     def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
-        nodes = self._round(_subtotals, kernel=kernel, args=args)
+        nodes = self._round(tasks.sums, kernel=kernel, args=args)
         return fold(sorted(itertools.chain(*nodes), key=first_block))
 
     def each(self, step: Step, states: Sequence[Any], *args: Any) -> tuple[list[Any], int]:
         size = self.plan.local_rows
         per_chunk = self.plan.chunk_rows // size
         of_chunk = [list(states[i : i + per_chunk]) for i in range(0, len(states), per_chunk)]
-        found = dict(itertools.chain(*self._round(_each, of_chunk, step=step, args=args, problem_rows=size)))
+        found = dict(itertools.chain(*self._round(tasks.each, of_chunk, step=step, args=args, problem_rows=size)))
         parts = [found[first] for first in sorted(found)]
         return [result for results, _ in parts for result in results], max(reads for _, reads in parts)
 
@@ -148,7 +136,9 @@ class DaskRows:
     def shares(self) -> list[Share]:
         """Return the chunks of every worker thread as they lie now."""
         self._settle()
-        self._shares = self._shares or self._share_out()
+        if not self._shares:
+            self._shares = self._share_out()
+            self._held = self._put_together()
         return self._shares
 
     def rows_of(self, share: Share) -> int:
@@ -163,7 +153,7 @@ class DaskRows:
     def begin(self, shares: Sequence[Share], kernel: Kernel, args: tuple[Any, ...]) -> list[Future]:
         """Submit the sums of these shares; return the futures, of ``Done`` with their sub-trees."""
         words = {"kernel": kernel, "args": args}
-        return self._begin(f"arrival-{_new_name()}", _subtotals, shares, [None] * len(shares), words)
+        return self._begin(f"arrival-{_new_name()}", tasks.sums, shares, [None] * len(shares), words)
 
     def spread(self) -> dict[str, int]:
         """Return how many chunks lie on each worker, by address."""
@@ -175,7 +165,8 @@ class DaskRows:
         """Let the workers forget the rows."""
         if self._tally is not None:
             self._tally.close()
-        self.client.cancel(self.chunks, force=True)
+        self.client.cancel([*self._held.values(), *self.chunks], force=True)
+        self._forget_shares()
         self.chunks = []
 
     def _round(self, function: Callable[..., Any], of_chunk: Sequence[Any] | None = None, **words: Any) -> list[Any]:
@@ -184,7 +175,7 @@ class DaskRows:
             futures: list[Future] = []
             try:
                 shares = self.shares()
-                prefix = f"{function.__name__.strip('_')}-{_new_name()}"
+                prefix = f"{function.__name__}-{_new_name()}"
                 items = [None if of_chunk is None else [of_chunk[i] for i in share.chunks] for share in shares]
                 told = None if self._tally is None else self._tally.begin(prefix)
                 futures = self._begin(prefix, function, shares, items, words, told)
@@ -194,7 +185,7 @@ class DaskRows:
                     done.worker: done.seconds / self.rows_of(share) for share, done in zip(shares, found, strict=True)
                 }
                 if any(share.worker != done.worker for share, done in zip(shares, found, strict=True)):
-                    self._shares = []
+                    self._forget_shares()
                 return [done.result for done in found]
             except retried() as error:
                 raise_own_error(futures, error)
@@ -211,10 +202,9 @@ class DaskRows:
         told: str | None = None,
     ) -> list[Future]:
         keys = [f"{prefix}-{i}" for i in range(len(shares))]
-        work = [([self.chunks[i] for i in share.chunks], own) for share, own in zip(shares, items, strict=True)]
-        # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
-        homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
-        futures = map_where(self.client, _on_share, work, keys, homes, call=call, told=told, words=words)
+        chunks = [self._held.get(share) or [self.chunks[i] for i in share.chunks] for share in shares]
+        work, homes = list(zip(chunks, items, strict=True)), [share.worker for share in shares]
+        futures = map_where(self.client, on_share, work, keys, homes, call=call, told=told, words=words)
         self.tasks += len(futures)
         return futures
 
@@ -254,9 +244,9 @@ class DaskRows:
         holders = self._holders()
         homes = place(holders, threads)
         moved = [i for i, home in enumerate(homes) if home != holders[i]]
+        self._moves = self._moves - 1 if moved else 0
         if moved:
-            self._moves -= 1
-            self._shares = []
+            self._forget_shares()
             self._make_again(moved, homes)
 
     def _keep(self, at_work: bool = False) -> None:
@@ -290,6 +280,18 @@ class DaskRows:
             cuts = [k * len(chunks) // count for k in range(count + 1)]
             shares += [Share(address, tuple(chunks[a:b])) for a, b in itertools.pairwise(cuts)]
         return shares
+
+    def _put_together(self) -> dict[Share, Future]:
+        """Return the chunks of each share that has several as one future, at the worker that holds them."""
+        shares = [share for share in self._shares if len(share.chunks) > 1]
+        chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
+        name, homes = _new_name(), [share.worker for share in shares]
+        keys = [f"together-{name}-{i}" for i in range(len(shares))]
+        self.tasks += len(shares)
+        return dict(zip(shares, map_where(self.client, Together, chunks, keys, homes), strict=True)) if shares else {}
+
+    def _forget_shares(self) -> None:
+        self._shares, self._held = [], {}
 
     def _barrier(self, futures: list[Future]) -> None:
         """Wait for all; raise TimeoutError when nothing has finished for ``limit`` seconds, or nothing ever will."""
@@ -328,8 +330,8 @@ class DaskRows:
         if self.client.status != "running":
             # A client reconnects by itself only where it was told to; its scheduler is gone for good here.
             raise ClusterError("cluster", self.address, "the scheduler is gone") from error
-        self.client.cancel(futures, force=True)
-        self._shares = []
+        self.client.cancel([*futures, *self._held.values()], force=True)
+        self._forget_shares()
         time.sleep(min(0.1 * 2**attempt, _LONGEST_BACK_OFF))
         lost = [i for i, chunk in enumerate(self.chunks) if chunk.status not in ("finished", "pending")]
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -354,106 +356,5 @@ class DaskRows:
                 self.client.sync(self.client.scheduler.retry, keys=keys, client=self.client.id)
 
 
-def retried() -> tuple[type[BaseException], ...]:
-    """Return the classes of errors that tell of the cluster, not of the data."""
-    from distributed import KilledWorker
-    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
-    from distributed.scheduler import NoValidWorkerError, NoWorkerError
-
-    return (
-        KilledWorker,
-        NoWorkerError,
-        NoValidWorkerError,
-        FutureCancelledError,
-        FuturesCancelledError,
-        ClosedClientError,
-        TimeoutError,
-        asyncio.TimeoutError,
-        OSError,
-    )
-
-
-def raise_own_error(futures: list[Future], error: BaseException) -> None:
-    """Raise ``error`` on if the kernel or the loader raised it: a loader's OSError looks like a lost connection."""
-    from distributed import KilledWorker
-    from distributed.scheduler import NoValidWorkerError, NoWorkerError
-
-    for future in futures:
-        if future.status == "error" and not isinstance(
-            future.exception(), KilledWorker | NoWorkerError | NoValidWorkerError
-        ):
-            raise error
-
-
 def _new_name() -> str:
     return f"{next(_round_number)}-{time.time_ns():x}"
-
-
-def _on_share(
-    work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
-) -> Done:
-    """Return what ``call`` makes of the chunks and their items.
-
-    ``told`` is the name of the round for those who are told how it goes on.
-    """
-    from distributed import get_worker
-
-    chunks, items = work
-    began = time.perf_counter()
-    result = call(chunks if told is None else tally.counted(chunks, told), items, **words)
-    return Done(get_worker().address, time.perf_counter() - began, result)
-
-
-def _lengths(chunks: Iterable[Held], _: None) -> list[int]:
-    return [len(chunk) for chunk in chunks]
-
-
-def _subtotals(chunks: Iterable[Held], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
-    nodes: list[Node] = []
-    for chunk in chunks:
-        for node in subtotals(chunk, kernel, args):
-            push(nodes, node)
-    return nodes
-
-
-def _each(
-    chunks: Iterable[Held], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
-) -> list[tuple[int, tuple[list[Any], int]]]:
-    """Return (first row, (results, reads)) of every chunk."""
-    return [
-        (chunk.start, each_in(chunk, step, own, args, problem_rows)) for chunk, own in zip(chunks, states, strict=True)
-    ]
-
-
-def map_where(
-    client: Client,
-    function: Callable[..., Any],
-    items: Sequence[Any],
-    keys: Sequence[str],
-    workers: Sequence[str] | None,
-    **words: Any,
-) -> list[Future]:
-    """Map ``function`` over ``items``, each on the worker that is wished for it ("" for any), a wish and not a pin."""
-    if workers is None:
-        return client.map(function, items, key=list(keys), pure=False, **words)  # type: ignore[no-any-return]
-
-    def submit(indices: Sequence[int], **wish: Any) -> list[Future]:
-        own = [items[i] for i in indices]
-        return client.map(  # type: ignore[no-any-return]
-            function, own, key=[keys[i] for i in indices], pure=False, **wish, **words
-        )
-
-    return where_wished(submit, workers)
-
-
-def where_wished(submit: Callable[..., list[Future]], workers: Sequence[str]) -> list[Future]:
-    """Return the futures of ``submit(indices, **wish)``, called once a worker for all that is wished for it."""
-    of_worker: dict[str, list[int]] = {}
-    for i, address in enumerate(workers):
-        of_worker.setdefault(address, []).append(i)
-    futures: dict[int, Future] = {}
-    for address, indices in of_worker.items():
-        # A call a worker, never one an item: each call costs the scheduler more than a millisecond.
-        wish = {"workers": [address], "allow_other_workers": True} if address else {}
-        futures.update(zip(indices, submit(indices, **wish), strict=True))
-    return [futures[i] for i in range(len(workers))]

@@ -18,8 +18,8 @@ import numpy as np
 
 from clusterglm.data import listing
 from clusterglm.data.chunk import GENERATOR_ROWS, one_blas_thread
-from clusterglm.data.dask_rows import retried
 from clusterglm.data.target import Target
+from clusterglm.data.tasks import retried
 from clusterglm.errors import ClusterError, UsageError, unknown
 
 if TYPE_CHECKING:

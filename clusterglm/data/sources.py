@@ -20,12 +20,13 @@ import numpy as np
 from clusterglm.data.chunk import Chunk, Held, block_rows
 from clusterglm.data.chunks import Plan, local_problem_rows
 from clusterglm.data.columns import Look, Roles, Schema, choose, coded, rounded, same
-from clusterglm.data.dask_rows import Make, map_where, retried
+from clusterglm.data.dask_rows import Make
 from clusterglm.data.disk import OnDisk
 from clusterglm.data.files import DataFile, Location, location, unchanged
 from clusterglm.data.listing import find
 from clusterglm.data.rows import LocalRows
 from clusterglm.data.stream import Origin, Stream
+from clusterglm.data.tasks import map_where, retried
 from clusterglm.errors import ClusterError, DataError, UsageError, quoted
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     python tests/bench/scheduler.py [--processes 4]
 
 A cluster of worker processes holds small chunks, and one pass after another sums next to nothing over them: with one
-task a chunk, at 64 and at 256 chunks, and with the package's own one task a worker thread over the same 256. Beside
+task a chunk, at 64 and at 256 chunks, and with the package's own one task a worker thread, at 64 to 1,024. Beside
 them, without chunks, are as many tasks that Dask maps over nothing: what it takes by itself. CPU is that of the
 scheduler, in a process of its own; the overhead of a pass is its wall time, for there is no work in it.
 """
@@ -87,10 +87,10 @@ def main() -> None:
         client.wait_for_workers(options.processes)
         print(f"{options.processes} worker processes, medians of {PASSES} passes\n")
         print(f"{'chunks':>6} {'tasks a pass':>12} {'scheduler us a task':>20} {'ms a pass':>10}")
-        for chunks, grouped in ((64, False), (256, False), (256, True)):
+        for chunks, grouped in ((64, False), (256, False), (64, True), (256, True), (1024, True)):
             tasks, micros, millis = measure(client, chunks, grouped)
             print(f"{chunks:6} {tasks:12} {micros:20.0f} {millis:10.1f}", flush=True)
-        for count in (64, 256):
+        for count in (4, 64, 256):
             tasks, micros, millis = bare(client, count)
             print(f"{'none':>6} {tasks:12} {micros:20.0f} {millis:10.1f}", flush=True)
 

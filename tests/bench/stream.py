@@ -19,9 +19,9 @@ import clusterglm
 from clusterglm.clusters import workers as measured
 from clusterglm.clusters.embedded import embedded
 from clusterglm.data import chunks
-from clusterglm.data.dask_rows import map_where
 from clusterglm.data.stream import Stream
 from clusterglm.data.synthetic import Synthetic
+from clusterglm.data.tasks import map_where
 from clusterglm.units import format_size, parse_count
 
 SOLVERS = ("auto", "admm", "proximal_gradient")

@@ -25,3 +25,8 @@ def gradient_or_death(block: Block, beta: np.ndarray, flag: str) -> tuple[float,
         else:
             os.kill(os.getpid(), signal.SIGKILL)
     return gradient(block, beta)
+
+
+def squares(block: Block, beta: np.ndarray) -> tuple[float]:
+    """Return the sum of the squared coefficients, once a row."""
+    return (len(block.y) * float(beta @ beta),)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sums import gradient, gradient_or_death
+from sums import gradient, gradient_or_death, squares
 from tables import write
 
 from clusterglm.data.chunk import Block
@@ -92,10 +92,35 @@ def test_sums_and_local_problems_have_the_same_bits_under_any_chunking(
     for a, b in zip(ours, theirs, strict=True):
         assert_same_bits(a, b)
     assert sum(there.spread().values()) == there.plan.chunks
-    # Made and measured chunk by chunk; after that a pass is one task a worker thread, however many the chunks.
-    assert there.tasks == 2 * there.plan.chunks + 2 * min(3, there.plan.chunks)
+    # Made and measured chunk by chunk, and put together where a thread has several; after that a pass is one task a
+    # worker thread, however many the chunks.
+    put = 3 if there.plan.chunks > 3 else 0
+    assert there.tasks == 2 * there.plan.chunks + put + 2 * min(3, there.plan.chunks)
     assert there.troubles == []
     there.close()
+
+
+def test_what_a_task_waits_for_does_not_grow_with_the_number_of_chunks(client: Any, expected: Any) -> None:
+    rows = loaded(client, GENERATED, chunk_rows=8192)
+    assert len(rows.chunks) == 37
+    for _ in range(2):  # the second time with shares that hold
+        futures = rows.begin(rows.shares(), gradient, (BETA,))
+        found, keys = client.gather(futures), [future.key for future in futures]
+        waits = client.run_on_scheduler(
+            lambda dask_scheduler, keys=keys: [len(dask_scheduler.tasks[key].dependencies) for key in keys]
+        )
+        assert waits == [1] * sum(client.nthreads().values())
+        assert_same_bits(rows.arrivals().total(done.result for done in found), expected)
+    rows.close()
+
+
+def test_coefficients_may_be_more_than_dask_tells_with_a_task(client: Any) -> None:
+    beta = np.ones(20_000)
+    rows = loaded(client, Synthetic(40_000, 2), chunk_rows=8192)
+    for scale in (1.0, 2.0):  # under the same name, which must not bring back the first ones
+        (total,) = rows.sum(squares, beta * scale)
+        assert total == 40_000 * 20_000 * scale**2
+    rows.close()
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

@@ -1,0 +1,144 @@
+"""The tasks of a round on a Dask cluster: where each is to run, what it does with chunks, whose fault an error is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from clusterglm.data import tally
+from clusterglm.data.chunk import Held, Kernel, subtotals
+from clusterglm.data.rows import Step, each_in
+from clusterglm.data.tree import Node, push
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_LARGE = 50_000  # bytes of what every task of a map is told, above which it travels by itself, and once
+
+
+class Share(NamedTuple):
+    """The chunks, by their indices, that one task works on, and the worker that holds them ("" where nobody knows)."""
+
+    worker: str
+    chunks: tuple[int, ...]
+
+
+class Done(NamedTuple):
+    """Where a task ran, how many seconds it took there, and what it found."""
+
+    worker: str
+    seconds: float
+    result: Any
+
+
+class Together:
+    """The chunks of a share, as one thing that every round waits for: the scheduler sees as many as there are threads.
+
+    It weighs nothing, for Dask counts the chunks already.
+    """
+
+    __slots__ = ("chunks",)
+
+    def __init__(self, chunks: list[Held]) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self.chunks)
+
+
+def map_where(
+    client: Client,
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    keys: Sequence[str],
+    workers: Sequence[str] | None,
+    **words: Any,
+) -> list[Future]:
+    """Map ``function`` over ``items``, each on the worker that is wished for it ("" for any), a wish and not a pin."""
+    from dask import annotate
+    from dask.sizeof import sizeof
+
+    # Dask makes a task of a large word, too, but under the word's own name and without a priority, and fails on it.
+    told = {
+        name: client.submit(_itself, word, key=f"{keys[0]}-{name}") if sizeof(word) > _LARGE else word
+        for name, word in words.items()
+    }
+    if workers is None:
+        return client.map(function, items, key=list(keys), pure=False, **told)  # type: ignore[no-any-return]
+    homes = {key: [home] if home else [] for key, home in zip(keys, workers, strict=True)}
+    # One call for all of them, for each costs the scheduler more than a millisecond.
+    with annotate(workers=homes.__getitem__, allow_other_workers=True):
+        return client.map(function, items, key=list(keys), pure=False, **told)  # type: ignore[no-any-return]
+
+
+def _itself(word: Any) -> Any:
+    return word
+
+
+def retried() -> tuple[type[BaseException], ...]:
+    """Return the classes of errors that tell of the cluster, not of the data."""
+    from distributed import KilledWorker
+    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
+    from distributed.scheduler import NoValidWorkerError, NoWorkerError
+
+    return (
+        KilledWorker,
+        NoWorkerError,
+        NoValidWorkerError,
+        FutureCancelledError,
+        FuturesCancelledError,
+        ClosedClientError,
+        TimeoutError,
+        asyncio.TimeoutError,
+        OSError,
+    )
+
+
+def raise_own_error(futures: list[Future], error: BaseException) -> None:
+    """Raise ``error`` on if the kernel or the loader raised it: a loader's OSError looks like a lost connection."""
+    from distributed import KilledWorker
+    from distributed.scheduler import NoValidWorkerError, NoWorkerError
+
+    for future in futures:
+        if future.status == "error" and not isinstance(
+            future.exception(), KilledWorker | NoWorkerError | NoValidWorkerError
+        ):
+            raise error
+
+
+def on_share(
+    work: tuple[Iterable[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
+) -> Done:
+    """Return what ``call`` makes of the chunks and their items.
+
+    ``told`` is the name of the round for those who are told how it goes on.
+    """
+    from distributed import get_worker
+
+    chunks, items = work
+    began = time.perf_counter()
+    result = call(chunks if told is None else tally.counted(chunks, told), items, **words)
+    return Done(get_worker().address, time.perf_counter() - began, result)
+
+
+def lengths(chunks: Iterable[Held], _: None) -> list[int]:
+    return [len(chunk) for chunk in chunks]
+
+
+def sums(chunks: Iterable[Held], _: None, kernel: Kernel, args: tuple[Any, ...]) -> list[Node]:
+    nodes: list[Node] = []
+    for chunk in chunks:
+        for node in subtotals(chunk, kernel, args):
+            push(nodes, node)
+    return nodes
+
+
+def each(
+    chunks: Iterable[Held], states: list[list[Any]], step: Step, args: tuple[Any, ...], problem_rows: int
+) -> list[tuple[int, tuple[list[Any], int]]]:
+    """Return (first row, (results, reads)) of every chunk."""
+    return [
+        (chunk.start, each_in(chunk, step, own, args, problem_rows)) for chunk, own in zip(chunks, states, strict=True)
+    ]
