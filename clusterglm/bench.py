@@ -26,6 +26,7 @@ from clusterglm.fitting import fit
 from clusterglm.peers import PEERS, run_peer
 from clusterglm.progress import Progress
 from clusterglm.run_folder import RunFolder, claim, versions, write_whole
+from clusterglm.units import rounded_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -191,7 +192,8 @@ def notes(table: Sequence[Contender], workers: int) -> list[str]:
     ]
     bounds = [c.gap / c.objective for c in table if c.gap is not None and math.isfinite(c.gap)]
     if bounds:
-        said.append(f"the best objective is proven to be within {min(bounds):.1e} of the optimum, relatively.")
+        best = rounded_up(min(bounds))
+        said.append(f"the best objective is proven to be within {best:.1e} of the optimum, relatively.")
     for contender in table:
         if contender.by == "scikit-learn":
             unit = "epochs" if contender.name == "SGDClassifier" else "iterations"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 import re
 
@@ -91,6 +92,14 @@ def parse_duration(text: str | int | float, what: str = "--timeout") -> int:
     if seconds < 1:
         raise UsageError(what, text, "not a duration: write 2h or 02:00:00")
     return int(seconds)
+
+
+def rounded_up(bound: float) -> float:
+    """Return what is proven with two significant digits, not below it, for less would be no bound."""
+    if not math.isfinite(bound):
+        return bound
+    up = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)
+    return float(up.create_decimal(repr(float(bound))))
 
 
 def format_size(size: float) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterglm.errors import UsageError
-from clusterglm.units import format_duration, format_size, parse_count, parse_duration, parse_size
+from clusterglm.units import format_duration, format_size, parse_count, parse_duration, parse_size, rounded_up
 
 
 @pytest.mark.parametrize(("text", "count"), [("8e8", 800_000_000), ("8_000", 8000), (7, 7), ("1e12", 10**12)])
@@ -83,3 +84,15 @@ def test_formats() -> None:
     assert format_size(960_000_000) == "960.0 MB"
     assert format_size(12) == "12 B"
     assert [format_duration(s) for s in (0.42, 12, 200, 7500)] == ["0.42 s", "12 s", "3 min 20 s", "2 h 05 min"]
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300))
+def test_what_is_proven_is_never_said_to_be_less(bound: float) -> None:
+    said = float(f"{rounded_up(bound):.1e}")
+    assert bound <= said <= bound * 1.1 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("bound", "said"), [(0.0, 0.0), (5.61e-11, 5.7e-11), (9.91, 10.0), (2.5, 2.5)])
+def test_bounds_have_two_digits(bound: float, said: float) -> None:
+    assert rounded_up(bound) == said
+    assert math.isinf(rounded_up(math.inf))

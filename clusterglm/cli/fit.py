@@ -26,7 +26,7 @@ from clusterglm.cli.where import (
     one_interruption,
 )
 from clusterglm.errors import UsageError, redact
-from clusterglm.units import parse_count
+from clusterglm.units import parse_count, rounded_up
 
 if TYPE_CHECKING:
     from clusterglm.result import Result
@@ -203,13 +203,12 @@ def show(result: Result, json_: bool) -> None:
         output.data_json(plain(result.as_dict()))
         return
     certificate = result.certificate
+    gap, error = rounded_up(certificate["gap"]), rounded_up(certificate["error_in_se"])
     output.data(f"status      {result.status} ({result.iterations} iterations, {result.passes} passes)")
-    bound = f"within {certificate['gap']:.1e} of the optimum" if certificate["method"] != "none" else "no bound"
+    bound = f"within {gap:.1e} of the optimum" if certificate["method"] != "none" else "no bound"
     output.data(f"objective   {result.objective:.12g} ({bound})")
-    if math.isfinite(certificate["error_in_se"]):  # a bound on the objective alone says nothing of coefficients
-        output.data(
-            f"certified   every coefficient within {certificate['error_in_se']:.1e} standard errors of the exact one"
-        )
+    if math.isfinite(error):  # a bound on the objective alone says nothing of coefficients
+        output.data(f"certified   every coefficient within {error:.1e} standard errors of the exact one")
     if result.truth_error is not None:
         output.data(f"truth       within {result.truth_error:.2e} of the generating coefficients")
     seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in result.seconds.items())

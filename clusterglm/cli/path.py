@@ -16,7 +16,7 @@ from clusterglm.cli.fit import fit
 from clusterglm.cli.options import Parameter, give
 from clusterglm.cli.where import Where, one_interruption
 from clusterglm.errors import UsageError, redact
-from clusterglm.units import parse_count
+from clusterglm.units import parse_count, rounded_up
 
 if TYPE_CHECKING:
     from clusterglm.paths import PathResult
@@ -97,7 +97,7 @@ def show(found: PathResult) -> None:
     proofs = [c for own in (path.certificates, *(path.fold_certificates or [])) for c in own]
     # Where a Hessian is singular coefficients have no standard errors, and the bound is that on the objective.
     errors = [min(c.error_in_se, c.gap_in_se) for c in proofs]
-    proven = f"every coefficient certified within {max(errors):.1e} standard errors"
+    proven = f"every coefficient certified within {rounded_up(max(errors)):.1e} standard errors"
     if unproven := sum(not math.isfinite(error) for error in errors):
         proven = f"{unproven} of {len(errors)} models have no bound on their error"
     output.data(f"strengths   {len(path.alphas)}, {proven}")

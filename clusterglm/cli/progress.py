@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from clusterglm.cli import output
 from clusterglm.errors import printable
-from clusterglm.units import format_duration
+from clusterglm.units import format_duration, rounded_up
 
 if TYPE_CHECKING:
     from clusterglm.glm.trace import Iteration
@@ -61,7 +61,7 @@ class Display:
         parts = [
             f"pass {row.passes}",
             f"objective {row.point.objective:.10g}",
-            f"gap {gap:.1e}" if math.isfinite(gap) else "gap not certified yet",
+            f"gap {rounded_up(gap):.1e}" if math.isfinite(gap) else "gap not certified yet",
         ]
         if row.iteration == 0:
             self._before = row.passes

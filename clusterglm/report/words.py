@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import decimal
 import math
 from typing import Any
 
 from clusterglm.report.run import Run, number
+from clusterglm.units import rounded_up
 
 _SOLVERS = {
     "admm": "ADMM",
@@ -67,12 +67,9 @@ def short(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "not known"
 
 
-def at_most(value: float) -> str:
-    """Return what is proven as two significant digits, rounded up, for less would be no bound."""
-    if not math.isfinite(value):
-        return short(value)
-    up = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)
-    return short(float(up.create_decimal(repr(float(value)))), 2)
+def at_most(bound: float) -> str:
+    """Return what is proven as two significant digits, rounded up."""
+    return short(rounded_up(bound), 2)
 
 
 def large(value: float) -> str:

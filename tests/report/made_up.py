@@ -42,7 +42,7 @@ def tasks_table(workers: list[str], rounds: int, chunks: int, seed: int = 0) -> 
     rows: list[tuple[Any, ...]] = []
     clock = dict.fromkeys(workers, 1.7e9)
     for r in range(rounds + 1):
-        name = "chunk" if r == 0 else "each" if r % 2 else "subtotals"
+        name = "chunk" if r == 0 else "each" if r % 2 else "sums"
         for i in range(chunks):
             worker = workers[i * len(workers) // chunks]
             if r == 0 and i % 3 == 0:
