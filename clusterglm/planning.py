@@ -49,8 +49,9 @@ _FILE_BYTES = 2**25
 _PAGE_CACHE_SHARE = 0.5  # of the memory that is free, to which written files stay in the page cache
 _TYPICAL_NULL_OBJECTIVE = 0.5  # to which a tolerance in standard errors is compared
 _SAMPLE_PASSES = 8  # that a fit of the sample makes over it
-_ALGEBRA_FLOPS = 60  # times p^3 that the driver does in a pass, for the step and the certificate
-_FLOPS = 5e9  # a second of a thread, of matrices of a few hundred rows
+_ALGEBRA_FLOPS = 12  # times p^3 that the driver does in a pass, for the step and the certificate
+_INVERSE_FLOPS = 2  # times p^3 for each local problem's inverse, where a Hessian is taken
+_FLOPS = 1e10  # a second of a thread, of factorisations
 
 
 def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> Work | None:
@@ -84,7 +85,9 @@ def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> For
     """Return what this fit is going to take with this plan."""
     work = expected_work(request, solver, plan.rows, plan.columns)
     if work is not None:
-        algebra = work.passes * _ALGEBRA_FLOPS * min(plan.columns, MOST_COLUMNS) ** 3 / _FLOPS
+        inverses = (work.hessians + work.ahead) * plan.local_problems if solver.in_parts else 0
+        cubes = _ALGEBRA_FLOPS * work.passes + _INVERSE_FLOPS * inverses
+        algebra = cubes * min(plan.columns, MOST_COLUMNS) ** 3 / _FLOPS
         drawn = sample_rows(plan.rows, plan.columns) if request.start == "auto" else 0
         work = replace(work, client=algebra + drawn * _SAMPLE_PASSES * speeds.hessian)
     return forecast(plan, speeds, work)
