@@ -17,23 +17,29 @@ def scales(H: Array) -> Array:
 
 def definite(H: Array) -> bool:
     """Whether the scaled H is numerically positive definite: no pivot below 10 p eps."""
+    return _factor(H) is not None
+
+
+def _factor(H: Array) -> Array | None:
+    """Return the Cholesky factor of the scaled H; None where a pivot is below 10 p eps."""
     if not np.isfinite(H).all() or (np.diag(H) <= 0).any():
-        return False
+        return None
     d = scales(H)
     try:
-        pivots = np.diag(np.linalg.cholesky(H / d / d[:, None]))
+        L = np.asarray(np.linalg.cholesky(H / d / d[:, None]), dtype=np.float64)
     except np.linalg.LinAlgError:
-        return False
-    return bool(np.min(pivots, initial=1.0) ** 2 >= 10 * len(H) * np.finfo(float).eps)
+        return None
+    return L if np.min(np.diag(L), initial=1.0) ** 2 >= 10 * len(H) * np.finfo(float).eps else None
 
 
 def inverse_root(H: Array) -> Array | None:
     """Return R with R R' = H^-1, so that ||v||_{H^-1} = ||R' v||; None where H is not numerically positive definite."""
-    if not definite(H):
+    from scipy.linalg.lapack import dtrtri  # here, because a refusal of bad input has no time to import it
+
+    if (L := _factor(H)) is None:
         return None
-    d = scales(H)
-    L = np.linalg.cholesky(H / d / d[:, None])
-    return (np.linalg.solve(L, np.eye(len(H))) / d).T
+    # Of a factor without columns LAPACK takes no inverse.
+    return (dtrtri(L, lower=1)[0] / scales(H)).T if len(L) else L
 
 
 def solve(H: Array, b: Array) -> Array:

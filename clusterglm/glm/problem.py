@@ -25,6 +25,7 @@ from clusterglm.glm import kernels
 from clusterglm.glm.families.family import Family
 from clusterglm.glm.lanes import Lanes, Round
 from clusterglm.glm.penalties import Penalty
+from clusterglm.glm.penalties.quadratic import minimise
 
 Array = NDArray[np.float64]
 Total = tuple[Array, ...]
@@ -164,6 +165,7 @@ class Problem:
         self._known: dict[str, Total] = {}
         self._on_pass = on_pass
         self._lanes: Lanes | None = None
+        self._step: tuple[Point, Penalty, Array] | None = None
         self._rows_read = 0
 
     @property
@@ -290,6 +292,17 @@ class Problem:
         """Return loss and gradient at two points, in one pass."""
         losses, gradients = self.sum(kernels.gradient, self.family, np.column_stack([first, second]))
         return tuple(self.point(b, losses[k], gradients[:, k]) for k, b in enumerate((first, second)))  # type: ignore[return-value]
+
+    def step(self, point: Point) -> Array:
+        """Return the step to the minimum of the quadratic model at a point that carries a Hessian, (p,).
+
+        That of the last point is kept: its certificate and the solver ask for the same one.
+        """
+        if self._step is None or self._step[0] is not point or self._step[1] is not self.penalty:
+            assert point.hessian is not None
+            found = minimise(point.hessian, point.gradient, point.beta, self.penalty) - point.beta
+            self._step = point, self.penalty, found
+        return self._step[2]
 
     def bend(self, beta: Array, step: Array) -> Array:
         """Return what the sample says of the Hessian at ``beta + step`` less that at ``beta``, (p, p)."""

@@ -66,7 +66,14 @@ def readers(path: Path, dtype: str, rows: int) -> tuple[Callable[[], Any], ...]:
     source = open_source(str(path), "y")
     source.open(None)
     sizes = plan(
-        solver="", rows=rows, columns=len(source.names), dtype=dtype, workers=PROCESSES, threads=PROCESSES, data=""
+        solver="",
+        rows=rows,
+        columns=len(source.names),
+        dtype=dtype,
+        workers=PROCESSES,
+        threads=PROCESSES,
+        data="",
+        stored=source.stored,
     )
     cuts = [*range(0, source.rows, sizes.chunk_rows), source.rows]
 

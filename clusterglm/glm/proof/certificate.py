@@ -273,8 +273,10 @@ class Certifier:
 
     def _farthest(self, step: Array, reference: _Reference) -> float:
         """Return a bound on max |a_i' step|."""
-        # R is triangular, so R^-1 step has the norm of the step in H.
-        moved = reference.reach * float(np.linalg.norm(np.linalg.solve(reference.root, step)))
+        from scipy.linalg import solve_triangular
+
+        # R^-1 step has the norm of the step in H.
+        moved = reference.reach * float(np.linalg.norm(solve_triangular(reference.root, step, check_finite=False)))
         if self.frame is None:
             return min(moved, float(self.largest @ np.abs(step)) * (1 + 4 * len(step) * _EPS))
         span = self.frame.span(step, 0.0)

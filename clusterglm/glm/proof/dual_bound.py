@@ -120,13 +120,14 @@ def step_bound(
         or not (np.isfinite(point.objective) and np.isfinite(H).all())
     ):
         return _NONE
-    S = directions(problem.penalty, point, largest, len(H))
-    units = np.sqrt(np.diag(H))
+    step = problem.step(point)
+    if not np.isfinite(step).all():
+        return _NONE
+    S = np.union1d(directions(problem.penalty, point, largest, len(H)), np.flatnonzero(step))
+    step, units = step[S], np.sqrt(np.diag(H))
     # H_jj <= largest_j^2 (mean of h), with equality for an intercept.
     mean = float(np.max(units / largest)) ** 2
     known = _Curvature(S, H[np.ix_(S, S)], units, mean)
-    if (step := _step(problem.penalty, point, known)) is None:
-        return _NONE
     product, reached = H[:, S] @ step, float(largest[S] @ np.abs(step))
     bound = _bound(problem, point, largest, offset, known, step, product, reached, span)
     if bound is not _NONE or not measure:
@@ -157,7 +158,8 @@ def dual_bound(
     sums = problem.sum(among, problem.family, point.beta, S)
     block, diagonal, mean = (np.asarray(t) / problem.weight for t in sums)
     known = _Curvature(S, block, np.sqrt(diagonal), float(mean))
-    if (step := _step(problem.penalty, point, known)) is None:
+    step = minimise(block, point.gradient[S], point.beta[S], problem.penalty.take(S)) - point.beta[S]
+    if not np.isfinite(step).all():
         return _NONE
     product, found = problem.sum(along, problem.family, point.beta, _spread(step, S, len(point.beta)))
     exact = float(found[0]) + 4 * EPS * len(S) * float(largest[S] @ np.abs(step))
@@ -171,13 +173,6 @@ def directions(penalty: Penalty, point: Point, largest: Array, most: int) -> NDA
     rest = np.flatnonzero(~penalty.free & (penalty.off(point.beta) | (xi > 0)))
     worst = rest[np.argsort(-xi[rest], kind="stable")][: most - len(free)]
     return np.sort(np.concatenate([free, worst]))
-
-
-def _step(penalty: Penalty, point: Point, known: _Curvature) -> Array | None:
-    """Return the step to the model's minimum among the columns S, (|S|,); None where it is not finite."""
-    S = known.S
-    step = minimise(known.block, point.gradient[S], point.beta[S], penalty.take(S)) - point.beta[S]
-    return step if np.isfinite(step).all() else None
 
 
 def _spread(step: Array, S: NDArray[np.intp], columns: int) -> Array:

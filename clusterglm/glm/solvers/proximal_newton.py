@@ -18,6 +18,7 @@ factor of about kappa delta. The decrements d'Hd of two steps, d = z - beta, tel
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def proximal_newton(problem: Problem, start: Point, stop: StoppingRule, trace: T
     while not (status := stop(trace(point, t))):
         fresh = point.hessian is not None
         H = point.hessian if fresh else H
-        d = straight = minimise(H, point.gradient, point.beta, problem.penalty) - point.beta
+        d = straight = problem.step(point if fresh else replace(point, hessian=H))
         if fresh and problem.sample is not None:
             bent = H + problem.bend(point.beta, d / 2)
             if definite(bent - H / 2):  # else the sample sees other rows than those that matter here
