@@ -155,6 +155,19 @@ def test_a_journal_of_other_questions_is_forgotten(make_table: Any) -> None:
     assert again.passes == 3
 
 
+def test_the_step_of_a_point_is_that_of_its_model_and_is_kept_until_the_penalty_changes(make_table: Any) -> None:
+    table = make_table("poisson", 100, 3)
+    problem = Problem(table.rows(), FAMILIES["poisson"], SMOOTH, table.w.sum())
+    point = problem.at(np.zeros(4), hessian=True)
+    step = problem.step(point)
+    assert problem.step(point) is step
+    np.testing.assert_allclose(point.hessian @ step + SMOOTH.l2 * step, -point.gradient, rtol=0, atol=1e-12)
+    other = problem.at(step, hessian=True)
+    assert np.linalg.norm(problem.step(other)) < np.linalg.norm(step)
+    problem.penalty = Penalty(np.full(4, 1e6), np.zeros(4))
+    np.testing.assert_array_equal(other.beta + problem.step(other), 0.0)
+
+
 def test_columns_that_are_left_out_have_coefficient_0(make_table: Any) -> None:
     table = make_table("binomial", 150, 3, weights=True)
     narrow = make_table("binomial", 150, 3, weights=True)
