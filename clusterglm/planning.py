@@ -85,7 +85,7 @@ def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> For
     """Return what this fit is going to take with this plan."""
     work = expected_work(request, solver, plan.rows, plan.columns)
     if work is not None:
-        inverses = (work.hessians + work.ahead) * plan.local_problems if solver.in_parts else 0
+        inverses = (work.hessians + work.ahead) * plan.local_problems if solver.ranges else 0
         cubes = _ALGEBRA_FLOPS * work.passes + _INVERSE_FLOPS * inverses
         algebra = cubes * min(plan.columns, MOST_COLUMNS) ** 3 / _FLOPS
         drawn = sample_rows(plan.rows, plan.columns) if request.start == "auto" else 0

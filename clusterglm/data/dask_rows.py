@@ -28,7 +28,7 @@ from clusterglm.data.chunk import Kernel
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
 from clusterglm.data.rows import Step
-from clusterglm.data.tasks import Done, Share, Together, map_where, on_share, raise_own_error, retried
+from clusterglm.data.tasks import Done, Share, map_where, on_share, raise_own_error, retried
 from clusterglm.data.tree import first_block, fold
 from clusterglm.errors import ClusterError
 from clusterglm.scheduler import known_workers
@@ -95,7 +95,6 @@ class DaskRows:
         self.troubles: list[str] = []
         self.chunks: list[Future] = []
         self._shares: list[Share] = []
-        self._held: dict[Share, Future] = {}  # the chunks of every share, together
         self._homes: list[str | None] = [None] * plan.chunks  # where each was last wished for
         self._threads: dict[str, int] = {}
         self._looked, self._moves, self._asked = 0.0, 0, -math.inf
@@ -113,8 +112,7 @@ class DaskRows:
         self._shares = [Share("", (i,)) for i in range(len(self.chunks))]
         self._round(tasks.lengths)
         # Where a chunk is made is a wish; who was offered more than their share would keep it.
-        self._forget_shares()
-        self._looked, self._moves = 0.0, _MOVES
+        self._shares, self._looked, self._moves = [], 0.0, _MOVES
         return self
 
     def sum(self, kernel: Kernel, *args: Any) -> tuple[Any, ...]:
@@ -136,9 +134,7 @@ class DaskRows:
     def shares(self) -> list[Share]:
         """Return the chunks of every worker thread as they lie now."""
         self._settle()
-        if not self._shares:
-            self._shares = self._share_out()
-            self._held = self._put_together()
+        self._shares = self._shares or self._share_out()
         return self._shares
 
     def rows_of(self, share: Share) -> int:
@@ -165,8 +161,7 @@ class DaskRows:
         """Let the workers forget the rows."""
         if self._tally is not None:
             self._tally.close()
-        self.client.cancel([*self._held.values(), *self.chunks], force=True)
-        self._forget_shares()
+        self.client.cancel(self.chunks, force=True)
         self.chunks = []
 
     def _round(self, function: Callable[..., Any], of_chunk: Sequence[Any] | None = None, **words: Any) -> list[Any]:
@@ -185,7 +180,7 @@ class DaskRows:
                     done.worker: done.seconds / self.rows_of(share) for share, done in zip(shares, found, strict=True)
                 }
                 if any(share.worker != done.worker for share, done in zip(shares, found, strict=True)):
-                    self._forget_shares()
+                    self._shares = []
                 return [done.result for done in found]
             except retried() as error:
                 raise_own_error(futures, error)
@@ -202,8 +197,9 @@ class DaskRows:
         told: str | None = None,
     ) -> list[Future]:
         keys = [f"{prefix}-{i}" for i in range(len(shares))]
-        chunks = [self._held.get(share) or [self.chunks[i] for i in share.chunks] for share in shares]
-        work, homes = list(zip(chunks, items, strict=True)), [share.worker for share in shares]
+        work = [([self.chunks[i] for i in share.chunks], own) for share, own in zip(shares, items, strict=True)]
+        # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
+        homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
         futures = map_where(self.client, on_share, work, keys, homes, call=call, told=told, words=words)
         self.tasks += len(futures)
         return futures
@@ -244,9 +240,9 @@ class DaskRows:
         holders = self._holders()
         homes = place(holders, threads)
         moved = [i for i, home in enumerate(homes) if home != holders[i]]
-        self._moves = self._moves - 1 if moved else 0
         if moved:
-            self._forget_shares()
+            self._moves -= 1
+            self._shares = []
             self._make_again(moved, homes)
 
     def _keep(self, at_work: bool = False) -> None:
@@ -280,18 +276,6 @@ class DaskRows:
             cuts = [k * len(chunks) // count for k in range(count + 1)]
             shares += [Share(address, tuple(chunks[a:b])) for a, b in itertools.pairwise(cuts)]
         return shares
-
-    def _put_together(self) -> dict[Share, Future]:
-        """Return the chunks of each share that has several as one future, at the worker that holds them."""
-        shares = [share for share in self._shares if len(share.chunks) > 1]
-        chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
-        name, homes = _new_name(), [share.worker for share in shares]
-        keys = [f"together-{name}-{i}" for i in range(len(shares))]
-        self.tasks += len(shares)
-        return dict(zip(shares, map_where(self.client, Together, chunks, keys, homes), strict=True)) if shares else {}
-
-    def _forget_shares(self) -> None:
-        self._shares, self._held = [], {}
 
     def _barrier(self, futures: list[Future]) -> None:
         """Wait for all; raise TimeoutError when nothing has finished for ``limit`` seconds, or nothing ever will."""
@@ -330,8 +314,8 @@ class DaskRows:
         if self.client.status != "running":
             # A client reconnects by itself only where it was told to; its scheduler is gone for good here.
             raise ClusterError("cluster", self.address, "the scheduler is gone") from error
-        self.client.cancel([*futures, *self._held.values()], force=True)
-        self._forget_shares()
+        self.client.cancel(futures, force=True)
+        self._shares = []
         time.sleep(min(0.1 * 2**attempt, _LONGEST_BACK_OFF))
         lost = [i for i, chunk in enumerate(self.chunks) if chunk.status not in ("finished", "pending")]
         if isinstance(error, TimeoutError | asyncio.TimeoutError):

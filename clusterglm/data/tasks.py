@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clusterglm.data import tally
@@ -33,21 +33,6 @@ class Done(NamedTuple):
     result: Any
 
 
-class Together:
-    """The chunks of a share, as one thing that every round waits for: the scheduler sees as many as there are threads.
-
-    It weighs nothing, for Dask counts the chunks already.
-    """
-
-    __slots__ = ("chunks",)
-
-    def __init__(self, chunks: list[Held]) -> None:
-        self.chunks = chunks
-
-    def __iter__(self) -> Iterator[Held]:
-        return iter(self.chunks)
-
-
 def map_where(
     client: Client,
     function: Callable[..., Any],
@@ -62,7 +47,7 @@ def map_where(
 
     # Dask makes a task of a large word, too, but under the word's own name and without a priority, and fails on it.
     told = {
-        name: client.submit(_itself, word, key=f"{keys[0]}-{name}") if sizeof(word) > _LARGE else word
+        name: client.submit(_itself, word, key=f"told-{keys[0]}-{name}") if sizeof(word) > _LARGE else word
         for name, word in words.items()
     }
     if workers is None:
@@ -109,7 +94,7 @@ def raise_own_error(futures: list[Future], error: BaseException) -> None:
 
 
 def on_share(
-    work: tuple[Iterable[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
+    work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
 ) -> Done:
     """Return what ``call`` makes of the chunks and their items.
 

@@ -48,9 +48,9 @@ def step(rows: LocalRows, state: int, beta: np.ndarray) -> tuple[int, float, np.
 
 
 def in_memory(dask_scheduler: Any) -> list[str]:
-    """Return what the workers hold but for chunks put together, which weigh nothing, and sums, which are garbage."""
+    """Return what the workers hold but for the sums of rounds, which go when this process collects its garbage."""
     held = (str(key) for key, task in dask_scheduler.tasks.items() if task.state == "memory")
-    return [key for key in held if not key.startswith(("lengths-", "sums-", "each-", "together-"))]
+    return [key for key in held if not key.startswith(("lengths-", "sums-", "each-"))]
 
 
 def forgives_nothing(dask_scheduler: Any) -> None:
