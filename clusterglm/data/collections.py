@@ -364,7 +364,10 @@ def _compute(client: Client | None, tasks: Sequence[Any]) -> list[Any]:
 
 
 def _where_wished(submit: Callable[..., list[Future]], workers: Sequence[str]) -> list[Future]:
-    """Return the futures of ``submit(indices, **wish)``, called once a worker for all that is wished for it."""
+    """Return the futures of ``submit(indices, **wish)``, called once a worker for all that is wished for it.
+
+    Not as in tasks.py, by key: the tasks of the collections themselves are to run there, too.
+    """
     of_worker: dict[str, list[int]] = {}
     for i, address in enumerate(workers):
         of_worker.setdefault(address, []).append(i)

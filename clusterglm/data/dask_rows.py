@@ -5,10 +5,12 @@ a barrier with a limit that runs from the last task that finished; on trouble th
 coefficients, under new keys, because Dask blames innocent tasks for the death of a worker and never forgets. What a
 kernel or a loader raises itself is bad data or a bug, and is not tried again.
 
-A pass is one task a worker thread, over all the chunks that lie with it: what the scheduler does for a pass does not
-grow with the number of chunks. When a task has run elsewhere than its chunks lay, or a round had to be tried again,
-the chunks are asked for their places anew. When workers have come or gone, each takes its share (placement.py): Dask by
-itself gives no rows to those that come, and its ``rebalance`` moves none unless its scheduler was started for that.
+A pass is one task a worker thread, over all the chunks that lie with it. The scheduler still looks at every chunk that
+a task waits for. They are not put together into one thing that weighs nothing, for a worker that retires would hand
+that on with a second copy of its chunks, which nobody counts. When a task has run elsewhere than its chunks lay, or a
+round had to be tried again, the chunks are asked for their places anew. When workers have come or gone, each takes its
+share (placement.py): Dask by itself gives no rows to those that come, and its ``rebalance`` moves none unless its
+scheduler was started for that.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ class Certifier:
         """Return a bound on max |a_i' step|."""
         from scipy.linalg import solve_triangular
 
-        # R^-1 step has the norm of the step in H.
+        # R is upper triangular, and R^-1 step has the norm of the step in H.
         moved = reference.reach * float(np.linalg.norm(solve_triangular(reference.root, step, check_finite=False)))
         if self.frame is None:
             return min(moved, float(self.largest @ np.abs(step)) * (1 + 4 * len(step) * _EPS))
