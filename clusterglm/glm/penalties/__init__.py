@@ -63,6 +63,15 @@ class Penalty:
         """The coefficients that belong to a group."""
         return np.empty(0, dtype=np.intp) if self.groups is None else np.flatnonzero(self.groups >= 0)
 
+    @property
+    def kinks(self) -> NDArray[np.intp]:
+        """The number of every coefficient's kink, from 0 on, (p,): that of its group, or its own; -1 without one."""
+        kinked, alone = self.l1 > 0, np.arange(len(self.l1))
+        found = np.full(len(self.l1), -1)
+        names = alone if self.groups is None else np.where(self.groups < 0, alone, len(alone) + self.groups)
+        found[kinked] = np.unique(names[kinked], return_inverse=True)[1]
+        return found
+
     def off(self, beta: Array) -> NDArray[np.bool_]:
         """Return which coefficients are off 0, or in a group that is, (p,)."""
         off: NDArray[np.bool_] = beta != 0

@@ -9,28 +9,25 @@ are stationary. Every solve lowers the model, so no pattern of signs comes twice
 nearly collinear the columns are, where coordinate descent would take one sweep for every unit of the condition number.
 
 Where the guess is poor, with more columns than the rank of H under a weak penalty or long chains of correlation, a
-search from it would take one solve with nearly all columns for every one that has to go. Then the search begins again
-at 0 under a penalty so strong that hardly a column leaves it, and follows the solution as the penalty weakens (Osborne,
-Presnell and Turlach 2000, IMA J. Numer. Anal. 20): columns come rather than go, and each solve has few.
+search from it would take one solve with nearly all columns for every one that has to go. Then it begins again from
+what an interior point method finds (interior.py), whose signs are nearly all right.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import scales, solve
 from clusterglm.glm.penalties import Penalty, soft_threshold
+from clusterglm.glm.penalties.interior import interior
 from clusterglm.glm.penalties.quadratic_groups import minimise_groups
 
 Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
 _MOST_SWEEPS = 10
 _SETTLED = 0.01  # share of the signs that a sweep may change and still be the last one
-_MANY, _PATIENCE = 100, 20  # columns from which on the guess is given up after one direction for every twenty of them
-_WEAKER, _NEAR = 0.5, 1e-3  # from one penalty to the next, and how exactly those between are solved
+_PATIENCE = 15  # directions, after which the guess is given up
 _MOST_SOLVES = 5  # a column, and 100 more: about one is usual; at rounding level patterns of signs might come again
 
 
@@ -42,19 +39,15 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
         return center - solve(H + np.diag(penalty.l2), g + penalty.l2 * center)
     if len(penalty.grouped):
         return minimise_groups(H, g, center, penalty, tolerance)
-    most = max(20, len(g) // _PATIENCE) if len(g) >= _MANY else None
-    z, ended = _feature_sign(H, g, center, penalty, _descend(H, g, center, penalty), tolerance, most)
+    z, ended = _feature_sign(H, g, center, penalty, _descend(H, g, center, penalty), tolerance, _PATIENCE)
     if ended:
         return z
-    kinked = penalty.l1 > 0
-    z = np.where(kinked, 0.0, center)
-    slope = np.abs(g - H @ center)[kinked] / penalty.l1[kinked]
-    stronger = float(np.max(slope)) * _WEAKER
-    while stronger > 1:
-        stage = replace(penalty, l1=stronger * penalty.l1)
-        z, _ = _feature_sign(H, g, center, stage, z, _NEAR)
-        stronger *= _WEAKER
-    return _feature_sign(H, g, center, penalty, z, tolerance)[0]
+    slope = g + H @ (z - center)
+    near = np.flatnonzero((z != 0) | (np.abs(slope) >= penalty.l1 / 2))  # the others are likely to stay at 0
+    start = np.zeros_like(z)
+    pull = (g - H @ center)[near]
+    start[near] = interior(H[np.ix_(near, near)], pull, start[near], penalty.take(near))
+    return _feature_sign(H, g, center, penalty, start, tolerance)[0]
 
 
 def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float) -> Array:
@@ -66,8 +59,8 @@ def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, toleranc
     lower, upper = penalty.lower, penalty.upper
     z, units = penalty.clip(center), scales(H)
     target = tolerance * float(np.max(np.abs(penalty.residual(z, g + H @ (z - center))) / units, initial=0.0))
-    curved, diagonal = H + np.diag(penalty.l2), np.diag(H)
-    best, least = z, np.inf
+    curved, diagonal, sizes = H + np.diag(penalty.l2), np.diag(H), np.abs(H)
+    best, least, stale = z, np.inf, 0
     for _ in range(50 + 5 * len(z)):
         slope = g + H @ (z - center)
         for j in np.flatnonzero(diagonal + penalty.l2 > 0):
@@ -81,20 +74,27 @@ def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, toleranc
             S = np.flatnonzero((z > lower) & (z < upper) & ((z != 0) | (penalty.l1 == 0)))
             if not len(S):
                 break
-            slope = g[S] + H[S] @ (z - center)
-            d = -solve(curved[np.ix_(S, S)], slope + penalty.l1[S] * np.sign(z[S]) + penalty.l2[S] * z[S])
+            slope = g[S] + H[S] @ (z - center) + penalty.l1[S] * np.sign(z[S]) + penalty.l2[S] * z[S]
+            rounding = 4 * _EPS * (sizes[S] @ (np.abs(z) + np.abs(center)) + np.abs(g[S]))
+            room = lower[S] - z[S], upper[S] - z[S]
+            d, _, curvature = _direction(curved[np.ix_(S, S)], -slope, z[S], penalty.l1[S], rounding, room)
             with np.errstate(divide="ignore", invalid="ignore"):
                 walls = np.where(d > 0, (upper[S] - z[S]) / d, (lower[S] - z[S]) / d)
                 kinks = np.where((penalty.l1[S] > 0) & (z[S] * d < 0), -z[S] / d, np.inf)
             ends = np.where(d == 0, np.inf, np.minimum(walls, kinks))
-            t = min(1.0, float(np.min(ends)))
+            t = min(1.0 if curvature > 0 else np.inf, float(np.min(ends)))
+            if not np.isfinite(t):
+                break
             z[S] = np.where(ends <= t, np.where(kinks <= walls, 0.0, np.where(d > 0, upper[S], lower[S])), z[S] + t * d)
             if t == 1.0:
                 break
-        left = float(np.max(np.abs(penalty.residual(z, g + H @ (z - center))) / units, initial=0.0))
+        residual = np.abs(penalty.residual(z, g + H @ (z - center)))
+        left = float(np.max(residual / units, initial=0.0))
+        stale = 0 if left < least / 2 else stale + 1
         if left < least:
             best, least = z.copy(), left
-        if left <= target or not np.isfinite(left):
+        noise = 16 * _EPS * (sizes @ (np.abs(z) + np.abs(center)) + np.abs(g))
+        if left <= target or not np.isfinite(left) or (stale and np.all(residual <= noise)):
             break
     return best
 
@@ -153,12 +153,15 @@ def _descend(H: Array, g: Array, center: Array, penalty: Penalty) -> Array:
     return z
 
 
-def _direction(H: Array, b: Array, z: Array, l1: Array, rounding: Array) -> tuple[Array, float, float]:
+def _direction(
+    H: Array, b: Array, z: Array, l1: Array, rounding: Array, room: tuple[Array, Array] | None = None
+) -> tuple[Array, float, float]:
     """Return a direction, (k,), along which the k active coefficients lower the model, and its slope and curvature.
 
     ``b`` (k,) is minus the residual at ``z``. The direction solves H d = b among independent columns, found by Cholesky
     with pivoting (a pivot below k eps counts as 0, as in LAPACK). Where that leaves more of b than rounding, H is
-    singular and the model falls in a straight line along H d = 0: that one is taken, if a change of sign stops it.
+    singular and the model falls in a straight line along H d = 0: that one is taken, if a change of sign stops it, or a
+    bound, ``room`` away below and above.
     """
     from scipy.linalg import cho_solve  # here, because a refusal of bad input has no time to import it
     from scipy.linalg.lapack import dpstrf
@@ -177,7 +180,8 @@ def _direction(H: Array, b: Array, z: Array, l1: Array, rounding: Array) -> tupl
         flat[bound] = left
         flat[free] = -cho_solve(factor, C[np.ix_(free, bound)] @ left) if rank else 0.0
         flat, fall = flat / units, float(left @ left)
-        if fall <= 2 * float(l1 @ np.where(z * flat < 0, np.abs(flat), 0.0)):
+        walled = room is not None and np.isfinite(np.where(flat > 0, room[1], room[0])[flat != 0]).any()
+        if walled or fall <= 2 * float(l1 @ np.where(z * flat < 0, np.abs(flat), 0.0)):
             return flat, -fall, 0.0
     slope = -float(b_C @ d)
     return d / units, slope, -slope

@@ -6,23 +6,26 @@ Sweeps over the groups minimise along each of them exactly: with c_g = l1 z_g an
 is a sum of one unknown (group_norm.py), and a group is 0 exactly where its pull is no longer than 1 (Qin, Scheinberg
 and Goldfarb 2013, "Efficient block-coordinate descent algorithms for the Group Lasso", Math. Prog. Comp. 5). Between
 sweeps, where the norms are smooth, Newton steps take all groups off 0 together: a few of them end what sweeps would
-take the condition number for. A step that turns a group around takes it to 0.
+take the condition number for. A step that turns a group around takes it to 0. Where many groups would turn, each stops
+the others: after two rounds all begins again from what an interior point method finds (interior.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterglm.glm.algebra import scales, solve
 from clusterglm.glm.penalties import Penalty, group_norm
+from clusterglm.glm.penalties.interior import interior
 
 Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
-_MOST_ROUNDS, _MOST_STEPS, _MOST_HALVINGS = 200, 20, 30
-_STALE = 3  # rounds without progress, at rounding level
+_MOST_STEPS, _MOST_HALVINGS = 20, 30
+_FIRST, _STALE = 2, 3  # rounds before all begins again, and those in a row that do not halve the residual
 
 
 def minimise_groups(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float) -> Array:
@@ -31,16 +34,18 @@ def minimise_groups(H: Array, g: Array, center: Array, penalty: Penalty, toleran
     target = tolerance * float(np.max(np.abs(penalty.residual(center, g)) / units, initial=0.0))
     model = _Model(H, g, center, penalty, units, target)
     best, least, stale = z, np.inf, 0
-    for _ in range(_MOST_ROUNDS):
+    for turn in count(1):
         z = model.newton(model.sweep(z))
         residual = np.abs(penalty.residual(z, g + H @ (z - center)))
         left = float(np.max(residual / units, initial=0.0))
         stale = 0 if left < least / 2 else stale + 1
         if left < least:
             best, least = z, left
-        done = left <= target or not np.isfinite(left)
-        if done or (stale >= _STALE and np.all(residual <= np.maximum(target * units, 16 * model.rounding(z)))):
+        rounded = bool(np.all(residual <= np.maximum(target * units, 16 * model.rounding(z))))
+        if left <= target or not np.isfinite(left) or stale == _STALE or (stale and rounded and turn > _FIRST):
             break
+        if turn == _FIRST:
+            z = interior(H, g, center, penalty)
     return best
 
 
@@ -48,12 +53,9 @@ class _Model:
     """One model, with the coefficients that carry no norm as its first block and every other as a group."""
 
     def __init__(self, H: Array, g: Array, center: Array, penalty: Penalty, units: Array, target: float) -> None:
-        kinked = penalty.l1 > 0
-        numbers = np.full(len(g), -1) if penalty.groups is None else penalty.groups
-        alone = kinked & (numbers < 0)
-        numbers = np.where(alone, numbers.max(initial=-1) + np.cumsum(alone), np.where(kinked, numbers, -1))
+        numbers = penalty.kinks
         self.penalty = replace(penalty, groups=numbers)
-        self.curved, self.plain = H + np.diag(penalty.l2), np.flatnonzero(~kinked)
+        self.curved, self.plain = H + np.diag(penalty.l2), np.flatnonzero(numbers < 0)
         self.start, self.center, self.units, self.target = g + penalty.l2 * center, center, units, target
         self.sizes, self.pull = np.abs(H), np.abs(g)
         order = np.argsort(numbers, kind="stable")[len(self.plain) :]

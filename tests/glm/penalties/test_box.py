@@ -136,6 +136,23 @@ def test_the_quadratic_model_is_solved_to_rounding(seed: int) -> None:
     assert left.max() <= 1e-7 * np.abs(penalty.residual(penalty.clip(center), g) / np.sqrt(np.diag(H))).max() + 1e-9
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_more_columns_than_rows_leave_no_valley_in_which_steps_get_lost(seed: int) -> None:
+    """Where H is singular the model falls in straight lines, as far as a kink or a bound."""
+    random = np.random.default_rng(seed)
+    p, n = 50, 12 if seed % 2 else 25
+    A = random.standard_normal((n, p)) * 10.0 ** random.uniform(-2, 2, p)
+    if seed % 3 == 0:
+        A = 0.05 * A + A[:, :1]
+    H, g, center = A.T @ A, A.T @ random.standard_normal(n), np.zeros(p)
+    units = np.sqrt(np.diag(H))
+    low, high = np.where(random.random(p) < 0.6, 0.0, -np.inf), np.where(random.random(p) < 0.2, 2 / units, np.inf)
+    penalty = Penalty(10.0 ** random.uniform(-4, -1) * np.max(np.abs(g) / units) * units, np.zeros(p), low, high)
+    z = minimise(H, g, center, penalty)
+    left = np.abs(penalty.residual(z, g + H @ z)) / units
+    assert left.max() <= 1e-12 * np.abs(penalty.residual(center, g) / units).max()
+
+
 def test_paths_keep_the_bounds() -> None:
     X, y = drawn("logit", np.random.default_rng(2), 400, 4)
     names = [f"x{j}" for j in range(4)]
