@@ -26,6 +26,7 @@ from clusterglm.glm.problem import OtherRows, Problem, Recorded
 from clusterglm.glm.sample import Drawn
 from clusterglm.glm.start import Look, look, look_at_fit
 from clusterglm.here import fit_here, rows_from_python
+from clusterglm.options import check_options
 from clusterglm.progress import Progress, Silent
 from clusterglm.request import CLASSES, Request
 from clusterglm.result import Result
@@ -147,11 +148,7 @@ def conduct(
     **options: Any,
 ) -> Any:
     """Return what ``here`` makes of rows in this process, or ``make(...).run()`` on a cluster; the rest as ``fit``."""
-    unknown_options = sorted(set(options) - set(Request.__dataclass_fields__))
-    if unknown_options:
-        raise UsageError(
-            unknown_options[0], None, f"not an option of fit: one of {', '.join(Request.__dataclass_fields__)}"
-        )
+    check_options(options)
     source: Collections | None = None
     if data is not None and not isinstance(data, str | Path):
         found = rows_from_python(data, options)
