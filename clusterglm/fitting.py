@@ -372,6 +372,7 @@ class _Fitting:
             data=self.request.data,
             stored=source.stored,
         )
+        planning.refuse_client_memory(self.solver, plan)
         for reason in plan.reasons:
             if reason.startswith(("note:", "warning:")):
                 self.note(reason)

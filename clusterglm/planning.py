@@ -25,6 +25,7 @@ from clusterglm.data.disk import checksum, scratch
 from clusterglm.data.forecast import Forecast, Speeds, Work, forecast, typical
 from clusterglm.data.stream import Stream
 from clusterglm.data.tasks import map_where, retried
+from clusterglm.errors import UsageError
 from clusterglm.glm import kernels
 from clusterglm.glm.algebra import MOST_COLUMNS
 from clusterglm.glm.families.softmax import Multinomial
@@ -32,6 +33,7 @@ from clusterglm.glm.sample import sample_rows
 from clusterglm.glm.scan import scan
 from clusterglm.glm.start import first_every
 from clusterglm.scheduler import known_workers
+from clusterglm.units import format_size
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,6 +54,7 @@ _SAMPLE_PASSES = 8  # that a fit of the sample makes over it
 _ALGEBRA_FLOPS = 12  # times p^3 that the driver does in a pass, for the step and the certificate
 _INVERSE_FLOPS = 2  # times p^3 for each local problem's inverse, where a Hessian is taken
 _FLOPS = 1e10  # a second of a thread, of factorisations
+_MATRICES = 6  # of each local problem at a time: Hessians of three points, inverses, and those that arrive (measured)
 
 
 def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> Work | None:
@@ -90,7 +93,25 @@ def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> For
         algebra = cubes * min(plan.columns, MOST_COLUMNS) ** 3 / _FLOPS
         drawn = sample_rows(plan.rows, plan.columns) if request.start == "auto" else 0
         work = replace(work, client=algebra + drawn * _SAMPLE_PASSES * speeds.hessian)
-    return forecast(plan, speeds, work)
+    return replace(forecast(plan, speeds, work), client_memory=client_memory(solver, plan))
+
+
+def client_memory(solver: Solver, plan: Plan) -> int:
+    """Return the bytes that the local problems' Hessians take in the process that fits, 0 where none are asked for."""
+    return _MATRICES * 8 * plan.local_problems * plan.columns**2 if solver.ranges else 0
+
+
+def refuse_client_memory(solver: Solver, plan: Plan) -> None:
+    """Raise UsageError where this machine has no memory for the local problems' Hessians."""
+    needed, free = client_memory(solver, plan), _free()
+    if needed > free:
+        raise UsageError(
+            solver.name,
+            None,
+            f"the Hessians of {plan.local_problems} local problems of {plan.columns} columns take "
+            f"{format_size(needed)} of memory here, and {format_size(free)} are free: use proximal_newton or "
+            "proximal_gradient",
+        )
 
 
 def on_workers(client: Client, source: Source, plan: Plan, family: Family, intercept: bool) -> Speeds:

@@ -302,7 +302,7 @@ class Request:
         return Tolerance(0.01 if self.tol is None else self.tol, self.rel_gap)
 
     def check_memory(self, workers: int, threads: int, memory: int) -> None:
-        """Refuse generated rows for which ``workers`` of ``memory`` bytes are too few, before any of them is started.
+        """Refuse generated rows for which ``workers`` of ``memory`` bytes are too few, or this process has too little.
 
         What files hold is known only once they are opened, on the workers.
 
@@ -315,7 +315,7 @@ class Request:
             return
         from clusterglm.data import chunks
 
-        chunks.plan(  # which refuses them
+        made = chunks.plan(  # which refuses them
             solver=self.method.name,
             rows=self.row_count,
             columns=self.columns + self.model.intercept,
@@ -325,6 +325,10 @@ class Request:
             threads=workers * threads,
             memory=memory,
         )
+        if self.method.ranges:
+            from clusterglm.planning import refuse_client_memory
+
+            refuse_client_memory(self.method, made)
 
     def chosen(self, columns: int) -> Solver:
         """Return the solver for this many columns, the intercept's among them.

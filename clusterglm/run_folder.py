@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.npz"
 _PAGES = ("report.html", "performance-report.html", "task-stream.html")
 _FILES = ("result.json", "model.json", "plan.json", "history.parquet", "tasks.parquet", *_PAGES, CHECKPOINT)
-_SCHEMA = 1
+_SCHEMA = 2
 _LOCK = ".lock"
 _CLUSTER = "cluster"  # the logs of a batch job that has a cluster of its own
 _number = itertools.count()
-_LEAST_SECONDS = 1.0  # between two checkpoints: their size grows with the passes
+_LEAST_SECONDS, _IDLE = 1.0, 20  # between two checkpoints, and in multiples of what the first of them took
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that readers find the old one or the new one, also after a loss of power.
 
     Raises
@@ -81,7 +81,7 @@ class RunFolder:
 
     def __init__(self, path: Path, resumable: bool) -> None:
         self.path, self.resumable = path, resumable
-        self._written = -np.inf
+        self._next = -np.inf
 
     @property
     def checkpoint(self) -> Path:
@@ -101,24 +101,30 @@ class RunFolder:
         write_whole(self.path / name, content.getvalue())
 
     def save(self, journal: Sequence[Recorded], fingerprint: dict[str, Any], now: bool = False) -> None:
-        """Write the checkpoint, at most once a second unless ``now``."""
-        if not now and time.monotonic() - self._written < _LEAST_SECONDS:
+        """Write the checkpoint, at most once a second and for a twentieth of the time, unless ``now``."""
+        if not now and time.monotonic() < self._next:
             return
+        began = time.monotonic()
         entries = [
-            {"passes": entry.passes, "key": entry.key, "shapes": [list(np.shape(a)) for a in entry.total]}
+            {
+                "passes": entry.passes,
+                "key": entry.key,
+                "shapes": None if entry.total is None else [list(np.shape(a)) for a in entry.total],
+            }
             for entry in journal
         ]
         meta = {"schema": _SCHEMA, "fingerprint": fingerprint, "entries": entries}
-        flat = [np.ravel(a) for entry in journal for a in entry.total]
+        flat = [np.ravel(a) for entry in journal for a in entry.total or ()]
         values = np.concatenate(flat) if flat else np.empty(0)
         content = io.BytesIO()
         np.savez(content, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), values=values)
-        write_whole(self.checkpoint, content.getvalue())
+        write_whole(self.checkpoint, content.getbuffer())
         if not self.resumable:
             self.resumable = True
             for name in set(_FILES) - {CHECKPOINT}:  # of the run that is overwritten
                 (self.path / name).unlink(missing_ok=True)
-        self._written = time.monotonic()
+        ended = time.monotonic()
+        self._next = ended + max(_LEAST_SECONDS, _IDLE * (ended - began))
 
 
 def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
@@ -142,11 +148,12 @@ def load_checkpoint(folder: Path) -> tuple[list[Recorded], dict[str, Any]]:
         journal, used = [], 0
         for entry in meta["entries"]:
             total = []
-            for shape in entry["shapes"]:
+            for shape in entry["shapes"] or ():
                 size = int(np.prod(shape))
                 total.append(values[used : used + size].reshape(shape))
                 used += size
-            journal.append(Recorded(int(entry["passes"]), str(entry["key"]), tuple(total)))
+            kept = None if entry["shapes"] is None else tuple(total)
+            journal.append(Recorded(int(entry["passes"]), str(entry["key"]), kept))
         request, data = meta["fingerprint"]["request"], meta["fingerprint"]["data"]
         if not isinstance(request, dict) or not isinstance(data, dict) or values.dtype != np.float64:
             raise TypeError

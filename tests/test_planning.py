@@ -14,6 +14,7 @@ from clusterglm.data import chunks
 from clusterglm.data.forecast import Speeds
 from clusterglm.data.sources import local_rows
 from clusterglm.data.synthetic import Synthetic
+from clusterglm.errors import UsageError
 from clusterglm.glm.solvers import SOLVERS
 from clusterglm.request import Request
 from clusterglm.scheduler import known_workers
@@ -107,6 +108,22 @@ def test_a_worker_that_comes_while_speeds_are_measured_is_no_trouble(
     monkeypatch.setattr(planning, "known_workers", lambda client: dict([first]))
     request = Request(rows=10**5, intercept=True)
     assert planning.on_workers(shared_client, Synthetic(10**5), made, request.family_used, True).measured
+
+
+def test_hessians_for_which_this_machine_has_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = chunks.plan(solver="admm", rows=10**7, columns=1000)
+    admm, newton = (SOLVERS[name] for name in ("admm", "proximal_newton"))
+    assert planning.client_memory(admm, made) > made.local_problems * 1000**2 * 8
+    assert planning.client_memory(newton, made) == 0
+    monkeypatch.setattr(planning, "_free", lambda: 10**10)
+    planning.refuse_client_memory(newton, made)
+    line = (
+        r"^admm: the Hessians of 1221 local problems of 1000 columns take .* GB of memory here, and 10.0 GB are free: "
+    )
+    with pytest.raises(UsageError, match=line):
+        planning.refuse_client_memory(admm, made)
+    with pytest.raises(UsageError, match=line):  # before any worker is started
+        clusterglm.fit(rows=10**7, columns=1000, intercept=False, solver="admm", workers=1)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from clusterglm.units import format_duration, format_size, parse_count, parse_me
 
 TARGETS = ("local", "ec2")
 _INSTANCE_TYPE = "m4.2xlarge"
+_WORTH_TELLING = 10**9  # bytes besides what every fit takes
 _PRESET = ("target", "workers", "instance-type", "memory", "threads-per-worker", "disk")
 
 
@@ -208,6 +209,8 @@ def _cost(cluster: _Cluster, expected: Any) -> str | None:
 
 def _show(made: Any, expected: Any, cluster: _Cluster, cost: str | None) -> None:
     total = None if expected.seconds_fit is None else expected.seconds_load + expected.seconds_fit
+    needed = expected.client_memory
+    at_home = f", and {format_size(needed)} where the fit is run from" if needed > _WORTH_TELLING else ""
     rows = [
         (
             "where",
@@ -225,7 +228,7 @@ def _show(made: Any, expected: Any, cluster: _Cluster, cost: str | None) -> None
         ("loading", f"about {format_duration(expected.seconds_load)}"),
         ("in all", "unknown" if total is None else f"about {format_duration(total)}"),
         *([("cost", cost)] if cost is not None else []),
-        ("peak memory", f"about {format_size(expected.peak_memory)} a worker"),
+        ("peak memory", f"about {format_size(expected.peak_memory)} a worker{at_home}"),
         ("speeds", "measured on one core here" if cluster.speed is None else "typical of such cores, not measured"),
     ]
     width = max(len(name) for name, _ in rows)

@@ -117,14 +117,12 @@ class DaskArrivals:
 
     def _ready(self, until: float) -> list[tuple[int, list[Node]]] | None:
         """Return what has come, None for nothing within a glance."""
-        from distributed import wait
+        from clusterglm.data.tasks import waited
 
         glance = max(min(_GLANCE, until - time.monotonic()), 0.0)
-        try:
-            wait(list(self._futures), timeout=glance, return_when="FIRST_COMPLETED")
-        except TimeoutError:
+        if not waited(list(self._futures), glance, "FIRST_COMPLETED"):
             if time.monotonic() - self._heard > self._rows.limit:
-                raise TimeoutError(f"no task finished in {self._rows.limit:.0f} s") from None
+                raise TimeoutError(f"no task finished in {self._rows.limit:.0f} s")
             return None
         done = [future for future in self._futures if future.done()]
         answers = [answer.result for answer in self._rows.client.gather(done)]

@@ -30,7 +30,7 @@ from clusterglm.data.chunk import Kernel
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
 from clusterglm.data.rows import Step
-from clusterglm.data.tasks import Done, Share, map_where, on_share, raise_own_error, retried
+from clusterglm.data.tasks import Done, Share, map_where, on_share, raise_own_error, retried, waited
 from clusterglm.data.tree import first_block, fold
 from clusterglm.errors import ClusterError
 from clusterglm.scheduler import known_workers
@@ -281,23 +281,17 @@ class DaskRows:
 
     def _barrier(self, futures: list[Future]) -> None:
         """Wait for all; raise TimeoutError when nothing has finished for ``limit`` seconds, or nothing ever will."""
-        from distributed import wait
-
         done, since, stranded = -1, time.monotonic(), False
-        while True:
-            try:
-                wait(futures, timeout=min(_GLANCE, self.limit))
-                return
-            except TimeoutError:
-                self._keep(at_work=True)
-                finished = sum(future.done() for future in (*self.chunks, *futures))
-                before, stranded = stranded, self._stranded()
-                if finished != done:
-                    done, since = finished, time.monotonic()
-                elif before and stranded:
-                    raise TimeoutError("chunks were lost with all of the workers that they were wished for") from None
-                elif time.monotonic() - since >= self.limit:
-                    raise TimeoutError(f"no task finished in {self.limit:.0f} s") from None
+        while not waited(futures, min(_GLANCE, self.limit)):
+            self._keep(at_work=True)
+            finished = sum(future.done() for future in (*self.chunks, *futures))
+            before, stranded = stranded, self._stranded()
+            if finished != done:
+                done, since = finished, time.monotonic()
+            elif before and stranded:
+                raise TimeoutError("chunks were lost with all of the workers that they were wished for")
+            elif time.monotonic() - since >= self.limit:
+                raise TimeoutError(f"no task finished in {self.limit:.0f} s")
 
     def _stranded(self) -> bool:
         """Whether a lost chunk is being made by nobody, or nobody does anything, although there are workers.

@@ -99,13 +99,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Forecast:
-    """``passes`` counts the first look, whose time belongs to loading; ``peak_memory`` is each worker's, in bytes."""
+    """``passes`` counts the first look, whose time belongs to loading; ``peak_memory`` is each worker's, in bytes, and
+    ``client_memory`` what the process that fits needs besides what every fit takes."""
 
     passes: int | None
     seconds_load: float
     seconds_per_pass: float
     seconds_fit: float | None
     peak_memory: int
+    client_memory: int = 0
 
 
 def forecast(plan: Plan, speeds: Speeds, work: Work | None) -> Forecast:

@@ -19,7 +19,7 @@ import numpy as np
 from clusterglm.data import listing
 from clusterglm.data.chunk import GENERATOR_ROWS, one_blas_thread
 from clusterglm.data.target import Target
-from clusterglm.data.tasks import retried
+from clusterglm.data.tasks import retried, waited
 from clusterglm.errors import ClusterError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -130,8 +130,6 @@ def written_parts(client: Client, write: Callable[[Any], Any], items: Sequence[A
     ClusterError
         The workers cannot write there, or are lost.
     """
-    from distributed import wait
-
     stem = f"write-{time.time_ns():x}"
     keys = [f"{stem}-{i}" for i in range(len(items))]
     futures = client.map(write, items, key=keys, pure=False)
@@ -139,13 +137,12 @@ def written_parts(client: Client, write: Callable[[Any], Any], items: Sequence[A
     pending, since = set(futures), time.monotonic()
     try:
         while pending:
-            try:
-                done = wait(pending, timeout=_GLANCE, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
+            if not waited(pending, _GLANCE, "FIRST_COMPLETED"):
                 if time.monotonic() - since > _SECONDS_WITHOUT_A_PART:
                     cure = f"no part was written in {_SECONDS_WITHOUT_A_PART:.0f} s: see the workers' logs"
-                    raise ClusterError("cluster", address, cure) from None
+                    raise ClusterError("cluster", address, cure)
                 continue
+            done = {future for future in pending if future.done()}
             yield from client.gather(list(done))
             pending -= done
             since = time.monotonic()

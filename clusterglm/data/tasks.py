@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clusterglm.data import tally
@@ -56,6 +56,20 @@ def map_where(
     # One call for all of them, for each costs the scheduler more than a millisecond.
     with annotate(workers=homes.__getitem__, allow_other_workers=True):
         return client.map(function, items, key=list(keys), pure=False, **told)  # type: ignore[no-any-return]
+
+
+def waited(futures: Collection[Future], seconds: float, until: str = "ALL_COMPLETED") -> bool:
+    """Wait as long as that, and say whether all have come, or one with ``until="FIRST_COMPLETED"``."""
+    from distributed import wait
+
+    try:
+        wait(futures, timeout=seconds, return_when=until)
+    except TimeoutError as error:
+        # Dask's error and the frame that raised it hold one another, and so all frames from here to the fit: their sums
+        # would stay in memory until the garbage collector looks at old objects, which it seldom does.
+        error.__traceback__ = None
+        return False
+    return True
 
 
 def _itself(word: Any) -> Any:

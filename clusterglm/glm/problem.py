@@ -4,7 +4,8 @@
 
 Every pass goes through here and is written into a journal. Because passes give the same bits wherever they run, a fit
 that was cut off resumes by running its solver again on the recorded passes, and goes on with new ones where the
-journal ends: no solver needs to know how to save itself. The first recorded pass is made once more, because rows can
+journal ends: no solver needs to know how to save itself. Sums for which the journal has no room, as those of many local
+problems with many columns, are made again. The first recorded pass is made once more, because rows can
 change while nothing about their files does: another answer than the recorded one is an error. Nor does a solver need to
 count: a pass beyond the limit is not made, whoever asks for it.
 """
@@ -29,6 +30,7 @@ from clusterglm.glm.penalties.quadratic import minimise
 
 Array = NDArray[np.float64]
 Total = tuple[Array, ...]
+_JOURNAL_BYTES = 2**28  # of sums to keep, which are written at every checkpoint
 _ROUNDED = 1e-9  # relative: far above what rounding does to sums of 1e9 rows, and to no answer does less matter
 
 
@@ -93,11 +95,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One pass in a journal: how many readings of the rows it was, what was asked (a digest), and the sums."""
+    """One pass in a journal: how many readings of the rows it was, what was asked (a digest), and the sums; None in
+    place of those that were too large to keep, which are made again."""
 
     passes: int
     key: str
-    total: Total
+    total: Total | None
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ class Problem:
         self.gauge: Array | None = None
         self.journal: list[Recorded] = []
         self._recorded = deque(journal)
+        self._kept = 0
         self._unverified = bool(self._recorded)
         self._known: dict[str, Total] = {}
         self._on_pass = on_pass
@@ -258,8 +262,7 @@ class Problem:
         key = _digest(Lanes.ask, (self.family, beta, hessian, sizes))
         kernel = kernels.hessian if hessian else kernels.gradient
         if self._recorded and self._recorded[0].key == key:
-            if self._unverified:
-                then = self._recorded[0].total
+            if self._unverified and (then := self._recorded[0].total) is not None:
                 now = self.rows.sum(kernels.weighed, kernel, self.family, beta)
                 self._verify(then[: len(then) // 2], (1, now))
         else:
@@ -268,7 +271,8 @@ class Problem:
                 whole, self._rows_read = divmod(self._rows_read + self.lanes.asked_rows, self.rows.rows)
                 self.passes, self.read = self.passes + whole, self.read + whole
                 return None
-        sums = self._pass(key, lambda: (1, self.lanes.sums()))
+        # Where a journal is read again no lane is under way: these sums cannot be made anew.
+        sums = self._pass(key, lambda: (1, self.lanes.sums()), always=True)
         (total, gradient, *H, _), (_, *parts, weights) = sums[: len(sums) // 2], sums[len(sums) // 2 :]
         shares = Ranges(weights, parts[0], parts[1] if H else None)
         return replace(self.point(beta, total, gradient, *H), parts=shares)
@@ -327,26 +331,31 @@ class Problem:
         H = None if hessian is None else hessian / W if self.gauge is None else hessian / W + self.gauge
         return Point(beta, loss, gradient / W, H, loss + self.penalty.value(beta))
 
-    def _pass(self, key: str, run: Callable[[], tuple[int, tuple[Any, ...]]]) -> Total:
+    def _pass(self, key: str, run: Callable[[], tuple[int, tuple[Any, ...]]], always: bool = False) -> Total:
+        """Return the sums, and write them into the journal as long as there is room, or ``always``."""
         if key in self._known:
             return self._known.pop(key)
         if self.left < 1:
             raise OutOfPasses
         if self._recorded and self._recorded[0].key != key:
             self._recorded.clear()  # another tolerance, say, has taken another way from here
-        if self._recorded:
-            record = self._recorded.popleft()
+        replayed = self._recorded.popleft() if self._recorded else None
+        if replayed is not None and replayed.total is not None:
+            record, total = replayed, replayed.total
             if self._unverified:
-                self._verify(record.total, run())
+                self._verify(total, run())
         else:
             passes, sums = run()
-            record = Recorded(passes, key, _arrays(sums))
+            total = _arrays(sums)
             self.read += passes
+            size = sum(entry.nbytes for entry in total)
+            record = Recorded(passes, key, total if always or self._kept + size <= _JOURNAL_BYTES else None)
+        self._kept += sum(entry.nbytes for entry in record.total or ())
         self.passes += record.passes
         self.journal.append(record)
         if not self._recorded and self._on_pass is not None:
             self._on_pass(self)
-        return record.total
+        return total
 
     def _verify(self, recorded: Total, made: tuple[int, tuple[Any, ...]]) -> None:
         """Hold recorded sums against those of the rows as they are now; another processor may round differently.

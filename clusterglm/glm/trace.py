@@ -34,7 +34,7 @@ _BETWEEN_PROOFS = 8  # iterations from one proof by a singular Hessian to the ne
 
 @dataclass(frozen=True)
 class Iteration:
-    """One row of the trace.
+    """One row of the trace; its point has a Hessian and shares of local problems only while it is the last.
 
     ``passes`` over the rows up to here, of which ``read`` were made in the ``seconds`` since the fit began: the others
     belong to loading or to an earlier run.
@@ -66,6 +66,9 @@ class Trace:
     def __call__(self, point: Point, step: float = np.nan) -> Iteration:
         """Record ``point``, the iterate after a step of length ``step``, and return its row."""
         row = Iteration(len(self.iterations), *self._clock(), point, self.certifier(point), step)
+        if self.iterations:  # what is behind has done its work: p x p numbers of every iterate would add up
+            last = self.iterations[-1]
+            self.iterations[-1] = replace(last, point=replace(last.point, hessian=None, parts=None))
         self.iterations.append(row)
         if self._on_iteration is not None:
             self._on_iteration(row)

@@ -35,6 +35,9 @@ def test_on_this_machine_any_number_of_rows_has_a_plan(cli: Cli) -> None:
     assert (told["storage"], told["cluster"], told["solver"]) == ("stream", "this machine", "proximal_newton")
     assert told["peak_memory"] < 1e9
     assert any(reason.startswith("note: 102.4 GB of rows, and room for") for reason in told["reasons"])
+    wide = cli("plan", "admm", "--rows", "1e6", "--columns", 1000, "--workers", 2)
+    assert " a worker, and " in wide.stdout
+    assert wide.stdout.count(" GB where the fit is run from") == 1
     small = cli("plan", "newton", "--rows", 1000, "local")
     assert "storage         memory" in small.stdout
     assert small.stderr == ""

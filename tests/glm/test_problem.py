@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clusterglm.glm import kernels
+from clusterglm.glm import problem as problem_module
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
 from clusterglm.glm.model import Limits, Model
@@ -105,6 +106,33 @@ def test_a_fit_resumed_after_any_pass_has_the_same_bits_and_makes_the_rest_alone
         if solver != "admm":
             # The first one that is replayed is made once more, to see whether the rows are the same.
             assert rows.reads == again.iterations[-1].read == before + len(journal) - k + (k > 0)
+
+
+@pytest.mark.parametrize("solver", ["admm", "proximal_newton", "async_newton"])
+@pytest.mark.parametrize("room", [0, 200])
+def test_what_a_journal_has_no_room_for_is_made_again_with_the_same_bits(
+    make_table: Any, monkeypatch: pytest.MonkeyPatch, solver: str, room: int
+) -> None:
+    table, model = make_table("binomial", 150, 3), Model(FAMILIES["binomial"], "l1", 0.02)
+    saved: list[list[Recorded]] = []
+    whole = fit(table.rows(), table.names, model, SOLVERS[solver], Limits(on_pass=lambda p: saved.append(p.journal)))
+    full = list(saved[-1])
+    monkeypatch.setattr(problem_module, "_JOURNAL_BYTES", room)
+    again = fit(table.rows(), table.names, model, SOLVERS[solver], Limits(on_pass=lambda p: saved.append(p.journal)))
+    np.testing.assert_array_equal(again.coefficients, whole.coefficients)
+    journal = list(saved[-1])
+    assert [record.key for record in journal] == [record.key for record in full]
+    kept = [record for record in journal if record.total is not None]
+    if solver == "async_newton":  # what its lanes have answered cannot be asked again
+        assert len(kept) == len(journal)
+    else:
+        assert sum(a.nbytes for record in kept for a in record.total or ()) <= room
+        assert len(kept) < len(journal)
+    for k in range(len(journal) + 1):
+        rows = table.rows()
+        resumed = fit(rows, table.names, model, SOLVERS[solver], Limits(), journal[:k])
+        np.testing.assert_array_equal(resumed.coefficients, whole.coefficients)
+        assert (resumed.passes, resumed.certificate) == (whole.passes, whole.certificate)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

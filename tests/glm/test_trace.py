@@ -57,6 +57,10 @@ def test_rows_are_kept_told_and_sharpened(make_table: Any) -> None:
     assert trace.replace(SURE).certificate is SURE
     assert trace.iterations[0].passes == 3
     assert trace(point).iteration == 1
+    assert point.hessian is not None
+    # Of what lies behind, the numbers for a chart are kept, and no p x p ones.
+    assert [row.point.hessian is None for row in trace.iterations] == [True, False]
+    assert trace.iterations[0].point.objective == point.objective
 
 
 def test_an_objective_that_is_not_finite_has_diverged(make_table: Any) -> None:
