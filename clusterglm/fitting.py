@@ -26,7 +26,7 @@ from clusterglm.glm.problem import OtherRows, Problem, Recorded
 from clusterglm.glm.sample import Drawn
 from clusterglm.glm.start import Look, look, look_at_fit
 from clusterglm.here import fit_here, rows_from_python
-from clusterglm.options import check_options
+from clusterglm.options import checked
 from clusterglm.progress import Progress, Silent
 from clusterglm.request import CLASSES, Request
 from clusterglm.result import Result
@@ -148,7 +148,7 @@ def conduct(
     **options: Any,
 ) -> Any:
     """Return what ``here`` makes of rows in this process, or ``make(...).run()`` on a cluster; the rest as ``fit``."""
-    check_options(options)
+    options = checked(options)
     source: Collections | None = None
     if data is not None and not isinstance(data, str | Path):
         found = rows_from_python(data, options)

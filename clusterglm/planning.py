@@ -98,7 +98,9 @@ def planned(request: Request, solver: Solver, plan: Plan, speeds: Speeds) -> For
 
 def client_memory(solver: Solver, plan: Plan) -> int:
     """Return the bytes that the local problems' Hessians take in the process that fits, 0 where none are asked for."""
-    return _MATRICES * 8 * plan.local_problems * plan.columns**2 if solver.ranges else 0
+    if not solver.ranges or plan.columns > MOST_COLUMNS:
+        return 0
+    return _MATRICES * 8 * plan.local_problems * plan.columns**2
 
 
 def refuse_client_memory(solver: Solver, plan: Plan) -> None:

@@ -36,7 +36,7 @@ def frame() -> pd.DataFrame:
         ({"bounds": ["a"]}, r"bounds \(a list\): give a dict of pairs"),
         ({"bounds": {"a": 3}}, r"bounds \(a dict\): give a dict of pairs"),
         ({"bounds": {"a": (0, 1, 2)}}, r"bounds \(a dict\): give a dict of pairs"),
-        ({"bounds": {"a": ("0", "1")}}, r"bounds \(a dict\): give a dict of pairs"),
+        ({"bounds": {"a": (None, 1)}}, r"bounds \(a dict\): give a dict of pairs"),
         ({"alpha": "x"}, r"alpha \(x\): give a number"),
         ({"lamduh": [1]}, r"lamduh \(a list\): give one value"),
         ({"penalty": ["l1"]}, r"penalty \(a list\): give one value"),
@@ -67,7 +67,18 @@ def test_so_they_are_on_a_path() -> None:
         {"penalty": "group", "alpha": 0.01, "penalty_groups": [("a", "b")]},
         {"penalty": "group", "alpha": 0.01, "penalty_groups": ["a+b"]},
         {"weights": "w", "offset": None},
+        {"bounds": pd.Series({"a": ("-inf", "0.5")})},
+        {"penalty": "l1", "alpha": np.array(0.01), "penalty_factors": pd.Series({"a": 2.0})},
     ],
 )
 def test_what_is_of_the_right_kind_is_taken(options: dict[str, Any]) -> None:
     assert clusterglm.fit(data=frame(), target="y", family="binomial", **options).status == "optimal"
+
+
+@pytest.mark.parametrize("many", [list, tuple, iter, pd.Index, lambda names: (name for name in names)])
+def test_what_can_be_read_only_once_is_read_only_once(many: Any) -> None:
+    data = frame().assign(k=lambda rows: np.arange(len(rows)) % 3)
+    found = clusterglm.fit(
+        data=data, target="y", family="binomial", features=many(["a", "k"]), categorical=many(["k"]), penalty="none"
+    )
+    assert found.feature_names == ["a", "k[T.1]", "k[T.2]"]

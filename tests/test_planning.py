@@ -115,6 +115,8 @@ def test_hessians_for_which_this_machine_has_no_memory_are_refused(monkeypatch: 
     admm, newton = (SOLVERS[name] for name in ("admm", "proximal_newton"))
     assert planning.client_memory(admm, made) > made.local_problems * 1000**2 * 8
     assert planning.client_memory(newton, made) == 0
+    # Of so many columns nobody forms a Hessian.
+    assert planning.client_memory(admm, chunks.plan(solver="own", rows=10**6, columns=6000)) == 0
     monkeypatch.setattr(planning, "_free", lambda: 10**10)
     planning.refuse_client_memory(newton, made)
     line = (

@@ -348,9 +348,11 @@ class Problem:
             passes, sums = run()
             total = _arrays(sums)
             self.read += passes
-            size = sum(entry.nbytes for entry in total)
-            record = Recorded(passes, key, total if always or self._kept + size <= _JOURNAL_BYTES else None)
-        self._kept += sum(entry.nbytes for entry in record.total or ())
+            size = self._kept + sum(entry.nbytes for entry in total)
+            # The first of them tells whether the rows are still the same.
+            kept = always or not self.journal or size <= _JOURNAL_BYTES
+            record = Recorded(passes, key, total if kept else None)
+        self._kept += sum(entry.nbytes for entry in record.total or ()) if self.journal else 0
         self.passes += record.passes
         self.journal.append(record)
         if not self._recorded and self._on_pass is not None:

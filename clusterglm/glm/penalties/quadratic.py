@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 _EPS = float(np.finfo(float).eps)
 _MOST_SWEEPS = 10
 _SETTLED = 0.01  # share of the signs that a sweep may change and still be the last one
+_SLIGHT = 1e-8  # relative: what counts as nothing beside the slope, and in a straight line
 _PATIENCE = 15  # directions, after which the guess is given up
 _MOST_SOLVES = 5  # a column, and 100 more: about one is usual; at rounding level patterns of signs might come again
 
@@ -44,10 +45,11 @@ def minimise(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: flo
         return z
     slope = g + H @ (z - center)
     near = np.flatnonzero((z != 0) | (np.abs(slope) >= penalty.l1 / 2))  # the others are likely to stay at 0
-    start = np.zeros_like(z)
-    pull = (g - H @ center)[near]
-    start[near] = interior(H[np.ix_(near, near)], pull, start[near], penalty.take(near))
-    return _feature_sign(H, g, center, penalty, start, tolerance)[0]
+    own = penalty.take(near)
+    if own.l1.any():
+        z, pull = np.zeros_like(z), (g - H @ center)[near]
+        z[near] = interior(H[np.ix_(near, near)], pull, z[near], own)
+    return _feature_sign(H, g, center, penalty, z, tolerance)[0]
 
 
 def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, tolerance: float) -> Array:
@@ -75,14 +77,15 @@ def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, toleranc
             if not len(S):
                 break
             slope = g[S] + H[S] @ (z - center) + penalty.l1[S] * np.sign(z[S]) + penalty.l2[S] * z[S]
-            rounding = 4 * _EPS * (sizes[S] @ (np.abs(z) + np.abs(center)) + np.abs(g[S]))
-            room = lower[S] - z[S], upper[S] - z[S]
-            d, _, curvature = _direction(curved[np.ix_(S, S)], -slope, z[S], penalty.l1[S], rounding, room)
+            H_S = curved[np.ix_(S, S)]
+            d, longest = -solve(H_S, slope), 1.0
+            if (valley := _valley(H_S, slope, d)) is not None:
+                d, longest = valley, np.inf
             with np.errstate(divide="ignore", invalid="ignore"):
                 walls = np.where(d > 0, (upper[S] - z[S]) / d, (lower[S] - z[S]) / d)
                 kinks = np.where((penalty.l1[S] > 0) & (z[S] * d < 0), -z[S] / d, np.inf)
             ends = np.where(d == 0, np.inf, np.minimum(walls, kinks))
-            t = min(1.0 if curvature > 0 else np.inf, float(np.min(ends)))
+            t = min(longest, float(np.min(ends)))
             if not np.isfinite(t):
                 break
             z[S] = np.where(ends <= t, np.where(kinks <= walls, 0.0, np.where(d > 0, upper[S], lower[S])), z[S] + t * d)
@@ -97,6 +100,23 @@ def _within_bounds(H: Array, g: Array, center: Array, penalty: Penalty, toleranc
         if left <= target or not np.isfinite(left) or (stale and np.all(residual <= noise)):
             break
     return best
+
+
+def _valley(H: Array, slope: Array, d: Array) -> Array | None:
+    """Return a direction, (k,), along which the model falls in a straight line; None where it has none.
+
+    ``d`` is the least-norm solution of H d = -slope, so what it leaves is at right angles to the columns of H: in a
+    singular H more of it than rounding is such a line, which ends at a bound or a kink or not at all.
+    """
+    units = scales(H)
+    left = -(slope + H @ d) / units
+    size = float(np.max(np.abs(left), initial=0.0))
+    if not size > _SLIGHT * np.max(np.abs(slope) / units, initial=0.0):
+        return None
+    if np.max(np.abs(H @ (left / units)) / units) > _SLIGHT * size:  # rounding of a solution with large entries
+        return None
+    found: Array = np.where(np.abs(left) > _SLIGHT * size, left, 0.0) / units
+    return found
 
 
 def _feature_sign(
@@ -153,15 +173,12 @@ def _descend(H: Array, g: Array, center: Array, penalty: Penalty) -> Array:
     return z
 
 
-def _direction(
-    H: Array, b: Array, z: Array, l1: Array, rounding: Array, room: tuple[Array, Array] | None = None
-) -> tuple[Array, float, float]:
+def _direction(H: Array, b: Array, z: Array, l1: Array, rounding: Array) -> tuple[Array, float, float]:
     """Return a direction, (k,), along which the k active coefficients lower the model, and its slope and curvature.
 
     ``b`` (k,) is minus the residual at ``z``. The direction solves H d = b among independent columns, found by Cholesky
     with pivoting (a pivot below k eps counts as 0, as in LAPACK). Where that leaves more of b than rounding, H is
-    singular and the model falls in a straight line along H d = 0: that one is taken, if a change of sign stops it, or a
-    bound, ``room`` away below and above.
+    singular and the model falls in a straight line along H d = 0: that one is taken, if a change of sign stops it.
     """
     from scipy.linalg import cho_solve  # here, because a refusal of bad input has no time to import it
     from scipy.linalg.lapack import dpstrf
@@ -180,8 +197,7 @@ def _direction(
         flat[bound] = left
         flat[free] = -cho_solve(factor, C[np.ix_(free, bound)] @ left) if rank else 0.0
         flat, fall = flat / units, float(left @ left)
-        walled = room is not None and np.isfinite(np.where(flat > 0, room[1], room[0])[flat != 0]).any()
-        if walled or fall <= 2 * float(l1 @ np.where(z * flat < 0, np.abs(flat), 0.0)):
+        if fall <= 2 * float(l1 @ np.where(z * flat < 0, np.abs(flat), 0.0)):
             return flat, -fall, 0.0
     slope = -float(b_C @ d)
     return d / units, slope, -slope

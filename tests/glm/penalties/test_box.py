@@ -153,6 +153,22 @@ def test_more_columns_than_rows_leave_no_valley_in_which_steps_get_lost(seed: in
     assert left.max() <= 1e-12 * np.abs(penalty.residual(center, g) / units).max()
 
 
+@pytest.mark.parametrize("noise", [1e-14, 1e-12, 1e-10, 1e-8])
+def test_columns_that_are_nearly_the_same_send_no_coefficient_far_away(noise: float) -> None:
+    """What rounding leaves of a slope in a valley is no reason to go along it."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        X = random.standard_normal((20, 3))
+        X[:, 2] = X[:, 0] + noise * random.standard_normal(20)
+        y = X[:, 0] + random.standard_normal(20)
+        penalty = Penalty(np.zeros(3), np.zeros(3), np.array([-np.inf, 0.4, -np.inf]), np.full(3, np.inf))
+        H, g, start = X.T @ X / 20, -X.T @ y / 20, penalty.clip(np.zeros(3))
+        z = minimise(H, g, start, penalty)
+        move = z - start
+        assert move @ (g + H @ start) + move @ H @ move / 2 <= 0
+        assert np.max(np.abs(z)) <= 10
+
+
 def test_paths_keep_the_bounds() -> None:
     X, y = drawn("logit", np.random.default_rng(2), 400, 4)
     names = [f"x{j}" for j in range(4)]

@@ -223,3 +223,17 @@ def test_a_column_of_zeros_is_not_penalised_for_where_it_was() -> None:
     center = np.array([0.0, 3.0])
     z = minimise(np.diag([2.0, 0.0]), np.array([1.0, 0.0]), center, Penalty(np.full(2, 0.1), np.zeros(2)))
     assert z.tolist() == [pytest.approx(-0.45), 0.0]
+
+
+def test_a_poor_guess_in_which_nothing_has_a_kink_begins_from_itself() -> None:
+    """Of copies of one column the free ones take many directions; the penalised one is far from leaving 0."""
+    for seed in (1227, 1499, 2308):
+        random = np.random.default_rng(seed)
+        X = random.standard_normal((50, 10))
+        X[:, 1:9] = X[:, :1] + 10.0 ** random.uniform(-9, -5) * random.standard_normal((50, 8))
+        H, g = X.T @ X / 50, -X.T @ (X[:, 0] + random.standard_normal(50)) / 50
+        l1 = np.zeros(10)
+        l1[-1] = 100.0
+        z = minimise(H, g, np.zeros(10), Penalty(l1, np.zeros(10)))
+        assert z[-1] == 0
+        assert np.isfinite(z).all()
