@@ -302,7 +302,8 @@ class Request:
         return Tolerance(0.01 if self.tol is None else self.tol, self.rel_gap)
 
     def check_memory(self, workers: int, threads: int, memory: int) -> None:
-        """Refuse generated rows for which ``workers`` of ``memory`` bytes are too few, or this process has too little.
+        """Refuse generated rows for which ``workers`` of ``memory`` bytes, or this machine's memory, are too little,
+        before any worker is started.
 
         What files hold is known only once they are opened, on the workers.
 
@@ -325,7 +326,7 @@ class Request:
             threads=workers * threads,
             memory=memory,
         )
-        if self.method.ranges:
+        if self.method.ranges:  # asked here too, because Dask takes a while to import
             from clusterglm.planning import refuse_client_memory
 
             refuse_client_memory(self.method, made)

@@ -37,7 +37,7 @@ _SCHEMA = 2
 _LOCK = ".lock"
 _CLUSTER = "cluster"  # the logs of a batch job that has a cluster of its own
 _number = itertools.count()
-_LEAST_SECONDS, _IDLE = 1.0, 20  # between two checkpoints, and in multiples of what the first of them took
+_LEAST_SECONDS, _IDLE = 1.0, 20  # between two checkpoints: seconds, and in multiples of what the first took
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

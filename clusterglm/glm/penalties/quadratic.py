@@ -106,7 +106,8 @@ def _valley(H: Array, slope: Array, d: Array) -> Array | None:
     """Return a direction, (k,), along which the model falls in a straight line; None where it has none.
 
     ``d`` is the least-norm solution of H d = -slope, so what it leaves is at right angles to the columns of H: in a
-    singular H more of it than rounding is such a line, which ends at a bound or a kink or not at all.
+    singular H more of it than rounding is such a line, which ends at a bound or a kink or not at all. ``_direction``
+    takes less for more than rounding: there a kink must pay for the way, and a bound, which may be far, does not.
     """
     units = scales(H)
     left = -(slope + H @ d) / units
