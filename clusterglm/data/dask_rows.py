@@ -5,12 +5,12 @@ a barrier with a limit that runs from the last task that finished; on trouble th
 coefficients, under new keys, because Dask blames innocent tasks for the death of a worker and never forgets. What a
 kernel or a loader raises itself is bad data or a bug, and is not tried again.
 
-A pass is one task a worker thread, over all the chunks that lie with it. The scheduler still looks at every chunk that
-a task waits for. They are not put together into one thing that weighs nothing, for a worker that retires would hand
-that on with a second copy of its chunks, which nobody counts. When a task has run elsewhere than its chunks lay, or a
-round had to be tried again, the chunks are asked for their places anew. When workers have come or gone, each takes its
-share (placement.py): Dask by itself gives no rows to those that come, and its ``rebalance`` moves none unless its
-scheduler was started for that.
+A pass is one task a worker thread, over all the chunks that lie with it. It finds them there by name: were it to wait
+for them, the scheduler would look at every one in every pass, and its cost grow with their number. Where one has gone
+meanwhile, the task says so, and another waits for the chunks of that share. When that was so, when a task has run
+elsewhere than its chunks lay, or a round had to be tried again, the chunks are asked for their places anew. When
+workers have come or gone, each takes its share (placement.py): Dask by itself gives no rows to those that come, and its
+``rebalance`` moves none unless its scheduler was started for that.
 """
 
 from __future__ import annotations
@@ -149,14 +149,15 @@ class DaskRows:
         return self._pace.get(share.worker, math.nan) * self.rows_of(share)
 
     def begin(self, shares: Sequence[Share], kernel: Kernel, args: tuple[Any, ...]) -> list[Future]:
-        """Submit the sums of these shares; return the futures, of ``Done`` with their sub-trees."""
+        """Submit the sums of these shares, once their chunks are there; return futures of ``Done`` with sub-trees."""
         words = {"kernel": kernel, "args": args}
-        return self._begin(f"arrival-{_new_name()}", tasks.sums, shares, [None] * len(shares), words)
+        waiting = [share._replace(lies=False) for share in shares]
+        return self._begin(f"arrival-{_new_name()}", tasks.sums, waiting, [None] * len(shares), words)
 
     def spread(self) -> dict[str, int]:
         """Return how many chunks lie on each worker, by address."""
         workers = Counter(dict.fromkeys(self._workers(), 0))
-        workers.update(holder for holder in self._holders() if holder is not None)
+        workers.update(holder for holder in self._holders(self._held()) if holder is not None)
         return dict(workers)
 
     def close(self) -> None:
@@ -172,12 +173,8 @@ class DaskRows:
             futures: list[Future] = []
             try:
                 shares = self.shares()
-                prefix = f"{function.__name__}-{_new_name()}"
-                items = [None if of_chunk is None else [of_chunk[i] for i in share.chunks] for share in shares]
-                told = None if self._tally is None else self._tally.begin(prefix)
-                futures = self._begin(prefix, function, shares, items, words, told)
-                self._barrier(futures)
-                found: list[Done] = self.client.gather(futures)
+                told = None if self._tally is None else self._tally.begin(_new_name())
+                found = self._found(function, shares, of_chunk, words, told, futures)
                 self._pace = {
                     done.worker: done.seconds / self.rows_of(share) for share, done in zip(shares, found, strict=True)
                 }
@@ -189,6 +186,29 @@ class DaskRows:
                 self.recover(futures, error, attempt)
         raise ClusterError("cluster", self.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}")
 
+    def _found(
+        self,
+        function: Callable[..., Any],
+        shares: Sequence[Share],
+        of_chunk: Sequence[Any] | None,
+        words: dict[str, Any],
+        told: str | None,
+        futures: list[Future],
+    ) -> list[Done]:
+        """Return what the tasks of these shares have done, and add their futures to ``futures``."""
+        items = [None if of_chunk is None else [of_chunk[i] for i in share.chunks] for share in shares]
+        begun = self._begin(f"{function.__name__}-{_new_name()}", function, shares, items, words, told)
+        futures += begun
+        self._barrier(begun)
+        found: list[Done] = self.client.gather(begun)
+        gone = [i for i, done in enumerate(found) if done.gone]
+        if gone:
+            self._shares = []
+            waiting = [shares[i]._replace(lies=False) for i in gone]
+            for i, done in zip(gone, self._found(function, waiting, of_chunk, words, told, futures), strict=True):
+                found[i] = done
+        return found
+
     def _begin(
         self,
         prefix: str,
@@ -199,9 +219,14 @@ class DaskRows:
         told: str | None = None,
     ) -> list[Future]:
         keys = [f"{prefix}-{i}" for i in range(len(shares))]
-        work = [([self.chunks[i] for i in share.chunks], own) for share, own in zip(shares, items, strict=True)]
-        # Rows in memory draw their task to them. Others weigh nothing, and the wish must be said.
-        homes = None if self.plan.storage == "memory" else [share.worker for share in shares]
+        chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
+        work = [
+            (tuple(chunk.key for chunk in own) if share.lies else own, item)
+            for share, own, item in zip(shares, chunks, items, strict=True)
+        ]
+        # Rows in memory that a task waits for draw it to them. Others weigh nothing, and the wish must be said.
+        drawn = self.plan.storage == "memory"
+        homes = ["" if drawn and not share.lies else share.worker for share in shares]
         futures = map_where(self.client, on_share, work, keys, homes, call=call, told=told, words=words)
         self.tasks += len(futures)
         return futures
@@ -211,19 +236,24 @@ class DaskRows:
         found = known_workers(self.client)
         return {address: worker["nthreads"] for address, worker in found.items()}
 
-    def _holders(self, lost: Collection[int] = ()) -> list[str | None]:
-        """Return where every chunk lies, of several places the one that it was made for; None for nowhere.
+    def _held(self, lost: Collection[int] = ()) -> list[Collection[str]]:
+        """Return the workers that hold each chunk.
 
         Nobody is asked about those that are known to be ``lost``: of one that was cancelled Dask says nothing else.
+        """
+        held = self.client.who_has([chunk for i, chunk in enumerate(self.chunks) if i not in lost])
+        return [held.get(chunk.key, ()) for chunk in self.chunks]
+
+    def _holders(self, held: Sequence[Collection[str]]) -> list[str | None]:
+        """Return where every chunk lies, of several places the one that it was made for; None for nowhere.
 
         What is not in memory weighs nothing, and lies wherever its tasks are sent.
         """
         if self.plan.storage != "memory":
             return [home if home in self._threads else None for home in self._homes]
-        held = self.client.who_has([chunk for i, chunk in enumerate(self.chunks) if i not in lost])
-        places = [held.get(chunk.key, ()) for chunk in self.chunks]
         return [
-            home if home in found else min(found, default=None) for home, found in zip(self._homes, places, strict=True)
+            home if home in places else min(places, default=None)
+            for home, places in zip(self._homes, held, strict=True)
         ]
 
     def _settle(self) -> None:
@@ -239,7 +269,7 @@ class DaskRows:
             self._threads, self._moves = threads, _MOVES
         if not threads or not self._moves:
             return
-        holders = self._holders()
+        holders = self._holders(self._held())
         homes = place(holders, threads)
         moved = [i for i, home in enumerate(homes) if home != holders[i]]
         if moved:
@@ -265,10 +295,10 @@ class DaskRows:
 
     def _share_out(self) -> list[Share]:
         """Return the chunks of every worker thread, neighbours together; a chunk that is nowhere is one by itself."""
-        threads = self._workers()
+        threads, held = self._workers(), self._held()
         of_worker: dict[str, list[int]] = {}
         shares = []
-        for i, holder in enumerate(self._holders()):
+        for i, holder in enumerate(self._holders(held)):
             if holder in threads:
                 of_worker.setdefault(holder, []).append(i)
             else:
@@ -276,7 +306,9 @@ class DaskRows:
         for address, chunks in of_worker.items():
             count = min(threads[address], len(chunks))
             cuts = [k * len(chunks) // count for k in range(count + 1)]
-            shares += [Share(address, tuple(chunks[a:b])) for a, b in itertools.pairwise(cuts)]
+            for a, b in itertools.pairwise(cuts):
+                own = tuple(chunks[a:b])
+                shares.append(Share(address, own, all(address in held[i] for i in own)))
         return shares
 
     def _barrier(self, futures: list[Future]) -> None:
@@ -317,7 +349,7 @@ class DaskRows:
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             lost = [i for i, chunk in enumerate(self.chunks) if chunk.status != "finished"]
         if lost:
-            threads, holders = self._workers(), self._holders(set(lost))
+            threads, holders = self._workers(), self._holders(self._held(set(lost)))
             for i in lost:
                 holders[i] = None
             # What a chunk is made from may have keys of its own, which fail as they did before while anything holds

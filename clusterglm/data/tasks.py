@@ -19,18 +19,23 @@ _LARGE = 50_000  # bytes of what every task of a map is told, above which it tra
 
 
 class Share(NamedTuple):
-    """The chunks, by their indices, that one task works on, and the worker that holds them ("" where nobody knows)."""
+    """The chunks, by their indices, that one task works on, and the worker that holds them ("" where nobody knows).
+
+    ``lies`` tells whether every one has been seen there.
+    """
 
     worker: str
     chunks: tuple[int, ...]
+    lies: bool = False
 
 
 class Done(NamedTuple):
-    """Where a task ran, how many seconds it took there, and what it found."""
+    """Where a task ran, how many seconds it took there, and what it found; ``gone`` if not the chunks themselves."""
 
     worker: str
     seconds: float
     result: Any
+    gone: bool = False
 
 
 def map_where(
@@ -108,18 +113,27 @@ def raise_own_error(futures: list[Future], error: BaseException) -> None:
 
 
 def on_share(
-    work: tuple[list[Held], list[Any] | None], call: Callable[..., Any], told: str | None, words: dict[str, Any]
+    work: tuple[list[Held] | tuple[str, ...], list[Any] | None],
+    call: Callable[..., Any],
+    told: str | None,
+    words: dict[str, Any],
 ) -> Done:
     """Return what ``call`` makes of the chunks and their items.
 
-    ``told`` is the name of the round for those who are told how it goes on.
+    ``told`` is the name of the round for those who are told how it goes on. A tuple has the names of the chunks, under
+    which this worker holds them. Those that it does not hold are not fetched: who sent the task knows better.
     """
     from distributed import get_worker
 
+    worker, began = get_worker(), time.perf_counter()
     chunks, items = work
-    began = time.perf_counter()
+    if isinstance(chunks, tuple):
+        try:
+            chunks = [worker.data[name] for name in chunks]
+        except KeyError:
+            return Done(worker.address, 0.0, None, gone=True)
     result = call(chunks if told is None else tally.counted(chunks, told), items, **words)
-    return Done(get_worker().address, time.perf_counter() - began, result)
+    return Done(worker.address, time.perf_counter() - began, result)
 
 
 def lengths(chunks: Iterable[Held], _: None) -> list[int]:

@@ -44,7 +44,7 @@ def measure(client: Client, chunks: int, grouped: bool) -> tuple[int, float, flo
     rows = DaskRows(client, source.make(small, False), small, source.locate).load()
     rows.sum(nothing)
     if not grouped:
-        rows._shares = [Share(share.worker, (i,)) for share in rows._shares for i in share.chunks]
+        rows._shares = [Share(share.worker, (i,), share.lies) for share in rows._shares for i in share.chunks]
     tasks = len(rows._shares)
     found = timed(client, tasks, lambda: rows.sum(nothing))
     rows.close()

@@ -98,6 +98,35 @@ def test_sums_and_local_problems_have_the_same_bits_under_any_chunking(
     there.close()
 
 
+def test_a_task_that_does_not_find_its_chunks_leaves_them_to_one_that_waits(client: Any, expected: Any) -> None:
+    rows = loaded(client, GENERATED, chunk_rows=8192 * 3)
+    assert_same_bits(rows.sum(gradient, BETA), expected)
+    shares = rows.shares()
+    assert all(share.lies for share in shares)
+    workers = [share.worker for share in shares]
+    rows._shares = [
+        share._replace(worker=worker) for share, worker in zip(shares, workers[1:] + workers[:1], strict=True)
+    ]
+    before = rows.tasks
+    assert_same_bits(rows.sum(gradient, BETA), expected)
+    assert (rows.tasks - before, rows.troubles) == (6, [])
+    assert_same_bits(rows.sum(gradient, BETA), expected)
+    assert rows.tasks - before == 9
+    assert all(share.lies for share in rows.shares())
+    rows.close()
+
+
+def test_a_worker_that_retires_between_two_passes_leaves_the_bits(mortal_client: Any, expected: Any) -> None:
+    rows = loaded(mortal_client, GENERATED, chunk_rows=8192 * 3)
+    assert_same_bits(rows.sum(gradient, BETA), expected)
+    leaving = rows.shares()[0].worker
+    rows._looked = time.monotonic() + 60  # it has gone, and nobody has looked yet
+    mortal_client.retire_workers([leaving], close_workers=False)
+    assert_same_bits(rows.sum(gradient, BETA), expected)
+    assert rows.troubles == []
+    assert leaving not in {share.worker for share in rows.shares()}
+
+
 def test_coefficients_may_be_more_than_dask_tells_with_a_task(client: Any) -> None:
     beta = np.ones(20_000)
     rows = loaded(client, Synthetic(40_000, 2), chunk_rows=8192)
