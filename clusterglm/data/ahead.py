@@ -107,8 +107,10 @@ class _File:
             self.direct: int | None = None
             # A file system, an empty file, and a system may each not have what it takes.
             with suppress(OSError, ValueError, AttributeError):
-                addresses = opened.enter_context(mmap.mmap(self.fd, 0, prot=mmap.PROT_READ))  # for mincore, never read
-                self.address = np.frombuffer(addresses, dtype=np.uint8).ctypes.data
+                # For mincore, never read. It ends with this object: closing it fails while anything holds a view of it,
+                # and a profiler holds for a moment the frames that it looks at.
+                self.pages = np.frombuffer(mmap.mmap(self.fd, 0, prot=mmap.PROT_READ), dtype=np.uint8)
+                self.address = self.pages.ctypes.data
                 self.direct = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
                 opened.callback(os.close, self.direct)
             self.close = opened.pop_all().close

@@ -157,7 +157,7 @@ class DaskRows:
     def spread(self) -> dict[str, int]:
         """Return how many chunks lie on each worker, by address."""
         workers = Counter(dict.fromkeys(self._workers(), 0))
-        workers.update(holder for holder in self._holders(self._held()) if holder is not None)
+        workers.update(holder for holder in self._holders() if holder is not None)
         return dict(workers)
 
     def close(self) -> None:
@@ -244,17 +244,15 @@ class DaskRows:
         held = self.client.who_has([chunk for i, chunk in enumerate(self.chunks) if i not in lost])
         return [held.get(chunk.key, ()) for chunk in self.chunks]
 
-    def _holders(self, held: Sequence[Collection[str]]) -> list[str | None]:
+    def _holders(self, lost: Collection[int] = (), held: Sequence[Collection[str]] | None = None) -> list[str | None]:
         """Return where every chunk lies, of several places the one that it was made for; None for nowhere.
 
-        What is not in memory weighs nothing, and lies wherever its tasks are sent.
+        What is not in memory weighs nothing, and lies wherever its tasks are sent: nobody is asked about it.
         """
         if self.plan.storage != "memory":
             return [home if home in self._threads else None for home in self._homes]
-        return [
-            home if home in places else min(places, default=None)
-            for home, places in zip(self._homes, held, strict=True)
-        ]
+        places = zip(self._homes, self._held(lost) if held is None else held, strict=True)
+        return [home if home in found else min(found, default=None) for home, found in places]
 
     def _settle(self) -> None:
         """Give every worker its share of the chunks when workers have come or gone.
@@ -269,7 +267,7 @@ class DaskRows:
             self._threads, self._moves = threads, _MOVES
         if not threads or not self._moves:
             return
-        holders = self._holders(self._held())
+        holders = self._holders()
         homes = place(holders, threads)
         moved = [i for i, home in enumerate(homes) if home != holders[i]]
         if moved:
@@ -298,7 +296,7 @@ class DaskRows:
         threads, held = self._workers(), self._held()
         of_worker: dict[str, list[int]] = {}
         shares = []
-        for i, holder in enumerate(self._holders(held)):
+        for i, holder in enumerate(self._holders(held=held)):
             if holder in threads:
                 of_worker.setdefault(holder, []).append(i)
             else:
@@ -349,7 +347,7 @@ class DaskRows:
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             lost = [i for i, chunk in enumerate(self.chunks) if chunk.status != "finished"]
         if lost:
-            threads, holders = self._workers(), self._holders(self._held(set(lost)))
+            threads, holders = self._workers(), self._holders(set(lost))
             for i in lost:
                 holders[i] = None
             # What a chunk is made from may have keys of its own, which fail as they did before while anything holds

@@ -121,7 +121,7 @@ def on_share(
     """Return what ``call`` makes of the chunks and their items.
 
     ``told`` is the name of the round for those who are told how it goes on. A tuple has the names of the chunks, under
-    which this worker holds them. Those that it does not hold are not fetched: who sent the task knows better.
+    which this worker holds them; where it does not, nothing is fetched or done: the sender sends one that waits.
     """
     from distributed import get_worker
 

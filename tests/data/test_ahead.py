@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def test_parts_are_what_was_written(path: Path) -> None:
     found = parts(path)
     assert found == expected(path)  # which reads all of it through the cache
     assert parts(path) == found
+
+
+def test_a_profiler_that_holds_frames_is_not_in_the_way(path: Path) -> None:
+    frames: list[Any] = []
+    sys.setprofile(lambda frame, *_: frames.append(frame))  # Dask's does so for a moment, a hundred times a second
+    try:
+        found = parts(path)
+    finally:
+        sys.setprofile(None)
+    assert found == expected(path)
 
 
 def test_what_is_not_in_the_page_cache_does_not_go_there(path: Path) -> None:
