@@ -117,7 +117,7 @@ class DaskArrivals:
 
     def _ready(self, until: float) -> list[tuple[int, list[Node]]] | None:
         """Return what has come, None for nothing within a glance."""
-        from clusterglm.data.tasks import waited
+        from clusterglm.data.tasks import results, waited
 
         glance = max(min(_GLANCE, until - time.monotonic()), 0.0)
         if not waited(list(self._futures), glance, "FIRST_COMPLETED"):
@@ -125,7 +125,7 @@ class DaskArrivals:
                 raise TimeoutError(f"no task finished in {self._rows.limit:.0f} s")
             return None
         done = [future for future in self._futures if future.done()]
-        answers = [answer.result for answer in self._rows.client.gather(done)]
+        answers = [answer.result for answer in results(self._rows.client, done)]
         self._heard, self._attempt = time.monotonic(), 0
         lanes = [self._futures.pop(future) for future in done]
         for lane in lanes:

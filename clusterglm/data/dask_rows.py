@@ -30,7 +30,7 @@ from clusterglm.data.chunk import Kernel
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
 from clusterglm.data.rows import Step
-from clusterglm.data.tasks import Done, Share, map_where, on_share, raise_own_error, retried, waited
+from clusterglm.data.tasks import Done, Share, map_where, on_share, raise_own_error, results, retried, waited
 from clusterglm.data.tree import first_block, fold
 from clusterglm.errors import ClusterError
 from clusterglm.scheduler import known_workers
@@ -200,7 +200,7 @@ class DaskRows:
         begun = self._begin(f"{function.__name__}-{_new_name()}", function, shares, items, words, told)
         futures += begun
         self._barrier(begun)
-        found: list[Done] = self.client.gather(begun)
+        found: list[Done] = results(self.client, begun)
         gone = [i for i, done in enumerate(found) if done.gone]
         if gone:
             self._shares = []
@@ -346,6 +346,8 @@ class DaskRows:
         lost = [i for i, chunk in enumerate(self.chunks) if chunk.status not in ("finished", "pending")]
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             lost = [i for i, chunk in enumerate(self.chunks) if chunk.status != "finished"]
+        if isinstance(error, tasks.StaleBlame):
+            lost = list(range(len(self.chunks)))  # chunks in memory hold the task that has it
         if lost:
             threads, holders = self._workers(), self._holders(set(lost))
             for i in lost:

@@ -89,6 +89,7 @@ def retried() -> tuple[type[BaseException], ...]:
 
     return (
         KilledWorker,
+        StaleBlame,
         NoWorkerError,
         NoValidWorkerError,
         FutureCancelledError,
@@ -100,16 +101,30 @@ def retried() -> tuple[type[BaseException], ...]:
     )
 
 
+class StaleBlame(Exception):
+    """A task did not run because Dask blames another, and does not know for what any more.
+
+    That is so (distributed 2026.8) where two of the tasks that a chunk is made from died with one worker and were let
+    try again: one behind them keeps the blame, and hands it on to all that come, until nothing holds it any more.
+    """
+
+
+def results(client: Client, futures: list[Future]) -> list[Any]:
+    """Return what these tasks, all done, have returned. Raises what they raised, or ``StaleBlame``."""
+    failed = [future.exception() for future in futures if future.status == "error"]
+    if None in failed:
+        raise next(filter(None, failed), StaleBlame("what died with a worker is blamed for ever"))
+    return client.gather(futures)  # type: ignore[no-any-return]
+
+
 def raise_own_error(futures: list[Future], error: BaseException) -> None:
     """Raise ``error`` on if the kernel or the loader raised it: a loader's OSError looks like a lost connection."""
     from distributed import KilledWorker
     from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
-    for future in futures:
-        if future.status == "error" and not isinstance(
-            future.exception(), KilledWorker | NoWorkerError | NoValidWorkerError
-        ):
-            raise error
+    clusters_own = (KilledWorker, NoWorkerError, NoValidWorkerError, type(None))
+    if any(future.status == "error" and not isinstance(future.exception(), clusters_own) for future in futures):
+        raise error
 
 
 def on_share(

@@ -57,12 +57,19 @@ def forgives_nothing(dask_scheduler: Any) -> None:
     dask_scheduler.allowed_failures = 0
 
 
+def slow(block: np.ndarray) -> np.ndarray:
+    """Be there when the worker of this task is killed by another, so that Dask blames both."""
+    time.sleep(0.3)
+    return block
+
+
 def deadly(block: np.ndarray, flag: str) -> np.ndarray:
     """Kill this worker, once."""
     try:
         os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return block
+    time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
     return block
 
@@ -156,6 +163,15 @@ def test_what_is_persisted_is_copied_in_memory_and_never_made_again_elsewhere(cl
         loaded(client, source, "stream")
 
 
+def test_chunks_of_what_is_persisted_are_made_again_from_it(client: Any) -> None:
+    X_there, y = (client.persist(array) for array in (da.from_array(X, chunks=(9000, COLUMNS)), da.from_array(Y, 9000)))
+    rows = loaded(client, opened(client, (X_there * 1.0, y)))
+    rows._make_again(list(range(rows.plan.chunks)), None)
+    rows._shares = []
+    assert bits(rows) == bits(from_arrays(X, Y))
+    rows.close()
+
+
 def test_blocks_are_made_once_and_those_of_unknown_length_twice(client: Any, tmp_path: Path) -> None:
     whole, log = da.from_array(X, chunks=(2000, COLUMNS)), tmp_path / "log"
     made = whole.map_blocks(counted, str(log), dtype=float, meta=X[:0])
@@ -185,7 +201,8 @@ def test_a_block_that_has_killed_its_worker_is_tried_again_beside_chunks_that_we
     flag = tmp_path / "flag"
     flag.touch()
     block = da.from_array(Y, chunks=ROWS).map_blocks(deadly, str(flag), dtype=float, meta=Y[:0])
-    rows = loaded(mortal_client, opened(mortal_client, (da.from_array(X, chunks=(9000, COLUMNS)), block)))
+    blocks = da.from_array(X, chunks=(9000, COLUMNS)).map_blocks(slow, dtype=float, meta=X[:0])
+    rows = loaded(mortal_client, opened(mortal_client, (blocks, block)))
     pids = mortal_client.run(os.getpid)
     holders = {worker for chunk in mortal_client.who_has(rows.chunks).values() for worker in chunk}
     assert len(holders) == 3
