@@ -19,7 +19,7 @@ from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.columns import rounded
 from clusterglm.data.files import location
 from clusterglm.data.rows import Here, Rows
-from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
+from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, by_signal, quoted
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit
 from clusterglm.glm.problem import OtherRows, Problem, Recorded
@@ -208,7 +208,9 @@ def conduct(
                     if run is not None and run.resumable:
                         lost = ClusterError(lost.what, lost.value, f"{lost.cure}: {_again(request, run)}")
                     raise lost from error
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not by_signal(error):
+                raise
             if run is not None and run.resumable:
                 raise Interrupted("interrupted", None, f"go on with: {_again(request, run)}", resumable=True) from None
             raise Interrupted("interrupted") from None

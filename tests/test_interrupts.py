@@ -62,7 +62,7 @@ def test_a_signal_ends_the_fit(
     assert "Traceback" not in running.said
     assert running.printed == ""
     saved = (tmp_path / "out" / "checkpoint.npz").exists()
-    assert code == (75 if saved else 130)
+    assert code == (75 if saved else 130), running.said
     assert saved or moment not in ("checkpoint.npz", "step3", "tasks.parquet", "model.json")
     words = f"interrupted: go on with: clusterglm fit {steps.solver('gradient_descent')} --resume out"
     assert running.said.endswith(f"\n{words if saved else 'interrupted'}\n")
@@ -78,7 +78,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(
     running = begin("fit", solver, "--rows", "1e5", *where, "--tol", "1e-4", "--out", "run", env=steps.env(hold=4))
     running.until(lambda: steps.reached(4))
     running.send(signal.SIGINT)
-    assert running.ended(WITHIN) == 75
+    assert running.ended(WITHIN) == 75, running.said
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], len(result["coefficients"])) == ("interrupted", 15)
     steps.go()
@@ -100,7 +100,7 @@ def test_an_old_run_outlives_an_interrupted_overwrite(begin: Any, listing: Any, 
     running = begin("fit", "gradient_descent", *FIT, "--overwrite")
     running.until(lambda: STARTING in running.said)
     running.send(signal.SIGINT)
-    assert running.ended(5) == 130
+    assert running.ended(5) == 130, running.said
     assert listing(tmp_path) == before
 
 
@@ -121,6 +121,33 @@ main()
 def test_a_signal_that_meets_the_imports_leaves_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", WHILE_IMPORTING], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+WHILE_A_CLASS_IS_MADE = """
+import os, signal, sys
+
+def strike(frame, event, arg):
+    code = frame.f_code
+    if code.co_name == "__set_name__" and "dataclasses" in code.co_filename and "distributed" in sys.modules:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    sys.argv[1:] = ["fit", "gradient_descent", "--rows", "1e4", "--out", "out"]
+    from clusterglm.__main__ import main
+    sys.setprofile(strike)
+    main()
+"""
+
+
+def test_a_signal_that_meets_the_making_of_a_class_is_none_of_our_errors(tmp_path: Path) -> None:
+    """Python before 3.12 makes a RuntimeError of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_A_CLASS_IS_MADE], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.endswith(f"{STARTING}\ninterrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 SWALLOWED = """

@@ -48,6 +48,7 @@ from clusterglm.errors import (
     ClusterglmError,
     Interrupted,
     UsageError,
+    by_signal,
     quoted,
     unknown,
 )
@@ -149,7 +150,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, Interrupted):
         output.words(str(error))
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
+    if by_signal(error) or isinstance(error, typer.Abort):
         output.words("interrupted")
         return INTERRUPTED
     if isinstance(error, _Refused):

@@ -17,7 +17,7 @@ from clusterglm.clusters.launcher import Account, Launcher, Record, Size, config
 from clusterglm.clusters.lookup import enter_rehearsal, launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
 from clusterglm.clusters.targets import TARGETS
-from clusterglm.errors import ClusterError, Interrupted, Taken, UsageError
+from clusterglm.errors import ClusterError, Interrupted, Taken, UsageError, by_signal
 from clusterglm.units import parse_count, parse_duration
 
 _COMMON = {
@@ -154,7 +154,7 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             except ClusterError as left:
                 output.warning(str(left))
                 raise error from left
-            if isinstance(error, KeyboardInterrupt):
+            if by_signal(error):
                 raise Interrupted("interrupted", None, f"removed {removed} {launcher.parts}") from error
             raise
 
