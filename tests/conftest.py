@@ -274,6 +274,7 @@ def shared_client() -> Iterator[Any]:
     from clusterglm.clusters.embedded import embedded
 
     with embedded(2, memory=10**9) as (client, _):
+        del os.environ["DASK_DISTRIBUTED__LOGGING"]  # which is to silence its own workers, not those of other tests
         yield client
 
 
