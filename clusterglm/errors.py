@@ -99,10 +99,12 @@ class Interrupted(ClusterglmError):
             self.exit_code = RESUMABLE
 
 
-def by_signal(error: BaseException) -> bool:
+def by_signal(error: BaseException | None) -> bool:
     """Say whether a signal is behind the error: Python before 3.12 makes a RuntimeError of one that meets the making of
     a class (``__set_name__``), as imports do."""
-    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def unknown(

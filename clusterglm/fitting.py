@@ -424,8 +424,9 @@ class _Fitting:
                 write_data(self.folder, result, self.planned(plan))
                 raise KeyboardInterrupt
             return fitted, rows, spread
-        except KeyboardInterrupt:
-            self.checkpoint_now()
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if by_signal(error):
+                self.checkpoint_now()
             raise
         finally:
             rows.close()

@@ -162,7 +162,9 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
 def _remove(registry: Registry, launcher: Launcher, name: str) -> int:
     try:
         return launcher.stop(registry.load(name))  # with all that was noted on the way
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not by_signal(error):
+            raise
         cure = f"not all of its {launcher.parts} removed: run clusterglm down {name}"
         raise Interrupted("interrupted", None, cure) from error
 

@@ -105,9 +105,10 @@ class _File:
             self.fd = os.open(self.path, os.O_RDONLY)
             opened.callback(os.close, self.fd)
             self.direct: int | None = None
+            self.pages: np.ndarray | None = None
             # A file system, an empty file, and a system may each not have what it takes.
             with suppress(OSError, ValueError, AttributeError):
-                # For mincore, never read. It ends with this object: closing it fails while anything holds a view of it,
+                # For mincore, never read. It is let go of, not closed: that fails while anything holds a view of it,
                 # and a profiler holds for a moment the frames that it looks at.
                 self.pages = np.frombuffer(mmap.mmap(self.fd, 0, prot=mmap.PROT_READ), dtype=np.uint8)
                 self.address = self.pages.ctypes.data
@@ -117,6 +118,7 @@ class _File:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.pages = None
         self.close()
 
     def has(self, at: int) -> bool:

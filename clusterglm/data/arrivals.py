@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from clusterglm.data.dask_rows import DaskRows
     from clusterglm.data.rows import LocalRows
+    from clusterglm.data.tasks import Share
 
 _ATTEMPTS = 30
 _GLANCE = 2.0  # seconds between looks at what goes on
@@ -74,11 +75,14 @@ class DaskArrivals:
     now = staticmethod(time.perf_counter)
 
     def __init__(self, rows: DaskRows) -> None:
-        self._rows, self._shares = rows, rows.shares()
-        self.lanes = [Lane(share.worker, rows.rows_of(share), rows.expected(share)) for share in self._shares]
+        self._rows = rows
         self._questions: dict[int, tuple[Kernel, tuple[Any, ...]]] = {}  # of every lane that has not answered yet
         self._futures: dict[Future, int] = {}
         self._heard, self._attempt = time.monotonic(), 0
+        self._shares: list[Share] = []
+        while not self._shares:
+            self._shares = self._tried(rows.shares) or []
+        self.lanes = [Lane(share.worker, rows.rows_of(share), rows.expected(share)) for share in self._shares]
 
     def ask(self, lanes: Sequence[int], kernel: Kernel, *args: Any) -> None:
         """Ask these lanes, none of which has a question yet, for the kernel's sums over their rows."""
@@ -142,7 +146,7 @@ class DaskArrivals:
             except retried() as error:
                 self._attempt += 1
                 futures = list(self._futures)
-                raise_own_error(futures, error)
+                raise_own_error(futures)
                 if self._attempt > _ATTEMPTS:
                     told = f"{_ATTEMPTS} tries of one question failed: {self._rows.troubles[-1]}"
                     raise ClusterError("cluster", self._rows.address, told) from error

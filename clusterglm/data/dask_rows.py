@@ -7,9 +7,9 @@ kernel or a loader raises itself is bad data or a bug, and is not tried again.
 
 A pass is one task a worker thread, over all the chunks that lie with it. It finds them there by name: were it to wait
 for them, the scheduler would look at every one in every pass, and its cost grow with their number. Where one has gone
-meanwhile, the task says so, and another waits for the chunks of that share. When that was so, when a task has run
-elsewhere than its chunks lay, or a round had to be tried again, the chunks are asked for their places anew. When
-workers have come or gone, each takes its share (placement.py): Dask by itself gives no rows to those that come, and its
+meanwhile, the task says so, and another waits for the chunks of that share. When a task had to wait for chunks or has
+run elsewhere than they lay, or a round had to be tried again, the chunks are asked for their places anew. When workers
+have come or gone, each takes its share (placement.py): Dask by itself gives no rows to those that come, and its
 ``rebalance`` moves none unless its scheduler was started for that.
 """
 
@@ -178,11 +178,13 @@ class DaskRows:
                 self._pace = {
                     done.worker: done.seconds / self.rows_of(share) for share, done in zip(shares, found, strict=True)
                 }
-                if any(share.worker != done.worker for share, done in zip(shares, found, strict=True)):
+                if any(
+                    share.worker != done.worker or not share.lies for share, done in zip(shares, found, strict=True)
+                ):
                     self._shares = []
                 return [done.result for done in found]
             except retried() as error:
-                raise_own_error(futures, error)
+                raise_own_error(futures)
                 self.recover(futures, error, attempt)
         raise ClusterError("cluster", self.address, f"{_ATTEMPTS} tries of one round failed: {self.troubles[-1]}")
 
@@ -319,20 +321,20 @@ class DaskRows:
             if finished != done:
                 done, since = finished, time.monotonic()
             elif before and stranded:
-                raise TimeoutError("chunks were lost with all of the workers that they were wished for")
+                raise TimeoutError("nobody does what was wished for workers that have gone")
             elif time.monotonic() - since >= self.limit:
                 raise TimeoutError(f"no task finished in {self.limit:.0f} s")
 
     def _stranded(self) -> bool:
-        """Whether a lost chunk is being made by nobody, or nobody does anything, although there are workers.
+        """Whether a lost chunk is being made by nobody, or nobody does anything, although there are workers at work.
 
         When all workers die at once, Dask does not offer what was wished for one of them to those that come after: a
-        chunk that they had, and one that they were to make.
+        chunk that they had, one that they were to make, and a task over their chunks.
         """
-        missing = [chunk for chunk in self.chunks if chunk.status != "finished"]
-        busy = self.client.processing() if missing else {}
-        made = {key for keys in busy.values() for key in keys}
-        return bool(busy) and (not made or not {chunk.key for chunk in missing if chunk.status == "lost"} <= made)
+        if not any(worker["status"] == "running" for worker in known_workers(self.client).values()):
+            return False
+        made = {key for keys in self.client.processing().values() for key in keys}
+        return not made or not {chunk.key for chunk in self.chunks if chunk.status == "lost"} <= made
 
     def recover(self, futures: list[Future], error: BaseException, attempt: int) -> None:
         """Put back what is lost, so that the round can be tried again. Raises ClusterError without a scheduler."""

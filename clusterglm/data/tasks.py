@@ -117,14 +117,16 @@ def results(client: Client, futures: list[Future]) -> list[Any]:
     return client.gather(futures)  # type: ignore[no-any-return]
 
 
-def raise_own_error(futures: list[Future], error: BaseException) -> None:
-    """Raise ``error`` on if the kernel or the loader raised it: a loader's OSError looks like a lost connection."""
+def raise_own_error(futures: list[Future]) -> None:
+    """Raise what the kernel or the loader raised, if one did: a loader's OSError looks like a lost connection."""
     from distributed import KilledWorker
     from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
-    clusters_own = (KilledWorker, NoWorkerError, NoValidWorkerError, type(None))
-    if any(future.status == "error" and not isinstance(future.exception(), clusters_own) for future in futures):
-        raise error
+    clusters_own = (KilledWorker, NoWorkerError, NoValidWorkerError)
+    for future in futures:
+        own = future.exception() if future.status == "error" else None
+        if own is not None and not isinstance(own, clusters_own):
+            raise own
 
 
 def on_share(
@@ -136,15 +138,18 @@ def on_share(
     """Return what ``call`` makes of the chunks and their items.
 
     ``told`` is the name of the round for those who are told how it goes on. A tuple has the names of the chunks, under
-    which this worker holds them; where it does not, nothing is fetched or done: the sender sends one that waits.
+    which this worker has them in memory; where it does not, nothing is fetched or done: the sender sends another.
     """
     from distributed import get_worker
 
     worker, began = get_worker(), time.perf_counter()
     chunks, items = work
     if isinstance(chunks, tuple):
+        # Of a worker that spills, what it has in memory: two threads that read one thing back are in each other's way
+        # (zict 3), and the other is the worker's own.
+        held = getattr(worker.data, "fast", worker.data)
         try:
-            chunks = [worker.data[name] for name in chunks]
+            chunks = [held[name] for name in chunks]
         except KeyError:
             return Done(worker.address, 0.0, None, gone=True)
     result = call(chunks if told is None else tally.counted(chunks, told), items, **words)
