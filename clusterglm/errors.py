@@ -102,9 +102,11 @@ class Interrupted(ClusterglmError):
 def by_signal(error: BaseException | None) -> bool:
     """Say whether a signal is behind the error: Python before 3.12 makes a RuntimeError of one that meets the making of
     a class (``__set_name__``), as imports do."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:  # one may be its own cause
+        causes.append(error)
         error = error.__cause__
-    return error is not None
+    return any(isinstance(cause, KeyboardInterrupt) for cause in causes)
 
 
 def unknown(
