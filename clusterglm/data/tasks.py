@@ -111,9 +111,8 @@ class StaleBlame(Exception):
 
 def results(client: Client, futures: list[Future]) -> list[Any]:
     """Return what these tasks, all done, have returned. Raises what they raised, or ``StaleBlame``."""
-    failed = [future.exception() for future in futures if future.status == "error"]
-    if None in failed:
-        raise next(filter(None, failed), StaleBlame("what died with a worker is blamed for ever"))
+    if any(future.status == "error" and future.exception() is None for future in futures):
+        raise StaleBlame("what died with a worker is blamed for ever")
     return client.gather(futures)  # type: ignore[no-any-return]
 
 
