@@ -15,9 +15,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, _leave)
     from clusterglm import cli
 
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main()
+    cli.main()  # whose handlers replace this one
 
 
 def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001

@@ -99,16 +99,6 @@ class Interrupted(ClusterglmError):
             self.exit_code = RESUMABLE
 
 
-def by_signal(error: BaseException | None) -> bool:
-    """Say whether a signal is behind the error: Python before 3.12 makes a RuntimeError of one that meets the making of
-    a class (``__set_name__``), as imports do."""
-    causes: list[BaseException] = []
-    while error is not None and error not in causes:  # one may be its own cause
-        causes.append(error)
-        error = error.__cause__
-    return any(isinstance(cause, KeyboardInterrupt) for cause in causes)
-
-
 def unknown(
     what: str, value: str, choices: Iterable[str], error: type[ClusterglmError] = UsageError
 ) -> ClusterglmError:

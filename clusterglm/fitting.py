@@ -19,7 +19,7 @@ from clusterglm.data.chunk import one_blas_thread
 from clusterglm.data.columns import rounded
 from clusterglm.data.files import location
 from clusterglm.data.rows import Here, Rows
-from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, by_signal, quoted
+from clusterglm.errors import ClusterError, ClusterglmError, DataError, Interrupted, UsageError, quoted
 from clusterglm.glm.fit import fit as fit_rows
 from clusterglm.glm.model import Fit
 from clusterglm.glm.problem import OtherRows, Problem, Recorded
@@ -202,15 +202,13 @@ def conduct(
                 try:
                     return fitting.run()
                 except Exception as error:  # while the client still says how its cluster is
-                    lost = _lost(error, client)
-                    if lost is None:
-                        raise
-                    if run is not None and run.resumable:
+                    lost = _lost(error, client) or error
+                    if isinstance(lost, ClusterError) and run is not None and run.resumable:
                         lost = ClusterError(lost.what, lost.value, f"{lost.cure}: {_again(request, run)}")
+                    if lost is error:
+                        raise
                     raise lost from error
-        except (KeyboardInterrupt, RuntimeError) as error:
-            if not by_signal(error):
-                raise
+        except KeyboardInterrupt:
             if run is not None and run.resumable:
                 raise Interrupted("interrupted", None, f"go on with: {_again(request, run)}", resumable=True) from None
             raise Interrupted("interrupted") from None
@@ -424,9 +422,8 @@ class _Fitting:
                 write_data(self.folder, result, self.planned(plan))
                 raise KeyboardInterrupt
             return fitted, rows, spread
-        except (KeyboardInterrupt, RuntimeError) as error:
-            if by_signal(error):
-                self.checkpoint_now()
+        except KeyboardInterrupt:
+            self.checkpoint_now()
             raise
         finally:
             rows.close()

@@ -66,13 +66,3 @@ def test_a_quoted_value_is_one_short_printable_line(value: str) -> None:
 def test_an_unknown_name_is_answered_with_the_nearest_first() -> None:
     error = errors.unknown("solver", "newtn", ["admm", "newton"])
     assert str(error) == "solver (newtn): not known: did you mean newton? One of admm, newton"
-
-
-def test_a_signal_is_found_behind_any_error_and_one_that_is_its_own_cause_has_none() -> None:
-    struck, wrapped, own = RuntimeError("__set_name__"), errors.UsageError("solver"), errors.ClusterError("cluster")
-    struck.__cause__ = KeyboardInterrupt()
-    wrapped.__cause__ = struck
-    own.__cause__ = own
-    assert [errors.by_signal(error) for error in (KeyboardInterrupt(), struck, wrapped)] == [True] * 3
-    assert not errors.by_signal(own)
-    assert not errors.by_signal(RuntimeError("kernel's own"))

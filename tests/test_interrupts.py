@@ -153,7 +153,7 @@ def test_a_signal_that_meets_the_making_of_a_class_is_none_of_our_errors(tmp_pat
 SWALLOWED = """
 import gc, os, signal, time
 from pathlib import Path
-from clusterglm.cli.where import one_interruption
+from clusterglm.cli.signals import listen, one_interruption
 
 def callback(phase, info):
     if phase == "start" and not hits:
@@ -162,6 +162,7 @@ def callback(phase, info):
         hits.append(phase)  # the handler raises about here, and nothing gets out of a callback of the collector
 
 hits = []
+listen()
 try:
     with one_interruption(Path("nowhere")):
         gc.callbacks.append(callback)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -35,6 +34,7 @@ from clusterglm.cli import (
     report,
     scale,
     script,
+    signals,
     ssh,
     status,
     up,
@@ -48,7 +48,6 @@ from clusterglm.errors import (
     ClusterglmError,
     Interrupted,
     UsageError,
-    by_signal,
     quoted,
     unknown,
 )
@@ -99,12 +98,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a letter is no reason to fail
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
+    signals.listen()
     code = run(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # all is said and done: the interpreter's end must not change the code
+    signals.ignore()  # all is said and done: the interpreter's end must not change the code
     if code in (INTERRUPTED, RESUMABLE):
         # Nor may what libraries do at exit, seconds after everything of ours is closed, and Python itself, which ends
         # by SIGINT where the signal met an exec() of an import.
@@ -150,7 +146,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, Interrupted):
         output.words(str(error))
         return error.exit_code
-    if by_signal(error) or isinstance(error, typer.Abort):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         output.words("interrupted")
         return INTERRUPTED
     if isinstance(error, _Refused):

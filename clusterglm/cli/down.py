@@ -13,7 +13,7 @@ from clusterglm.cli.where import Hosts
 from clusterglm.clusters.launcher import Account, Launcher, Record
 from clusterglm.clusters.lookup import check_place, everything, everywhere, lookup
 from clusterglm.clusters.registry import Registry, checked_name, state_folder
-from clusterglm.errors import ClusterError, Interrupted, UsageError, by_signal
+from clusterglm.errors import ClusterError, Interrupted, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -113,9 +113,7 @@ def _end(launcher: Launcher, record: Record) -> None:
             if launcher.state(record) == "gone":  # what is left of it ends by itself
                 registry.update(name, state="down")
         raise
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if not by_signal(error):
-            raise
+    except KeyboardInterrupt as error:
         raise Interrupted("interrupted", None, f"not all of {name} removed: run clusterglm down {name}") from error
     how = "found by tag and ended" if record.state == "starting" else "ended"
     output.note(f"{name}: {ended} {launcher.parts} {how}")

@@ -13,6 +13,7 @@ import typer
 
 from clusterglm.cli import output
 from clusterglm.cli.down import take_down
+from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -23,7 +24,6 @@ from clusterglm.cli.where import (
     Timeout,
     Where,
     Workers,
-    one_interruption,
 )
 from clusterglm.errors import UsageError, redact
 from clusterglm.units import parse_count, rounded_up

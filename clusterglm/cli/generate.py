@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from clusterglm.cli import output
+from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -18,7 +19,6 @@ from clusterglm.cli.where import (
     Timeout,
     Where,
     Workers,
-    one_interruption,
 )
 from clusterglm.errors import UsageError, unknown
 from clusterglm.units import format_size

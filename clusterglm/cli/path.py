@@ -14,7 +14,8 @@ import typer
 from clusterglm.cli import output
 from clusterglm.cli.fit import fit
 from clusterglm.cli.options import Parameter, give
-from clusterglm.cli.where import Where, one_interruption
+from clusterglm.cli.signals import one_interruption
+from clusterglm.cli.where import Where
 from clusterglm.errors import UsageError, redact
 from clusterglm.units import parse_count, rounded_up
 

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from clusterglm.cli import output
+from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -18,7 +19,6 @@ from clusterglm.cli.where import (
     Timeout,
     Where,
     Workers,
-    one_interruption,
 )
 
 _CLEANING_SECONDS = 60.0  # there may be terabytes to remove

@@ -17,7 +17,7 @@ from clusterglm.clusters.launcher import Account, Launcher, Record, Size, config
 from clusterglm.clusters.lookup import enter_rehearsal, launcher_of
 from clusterglm.clusters.registry import Registry, checked_name, now
 from clusterglm.clusters.targets import TARGETS
-from clusterglm.errors import ClusterError, Interrupted, Taken, UsageError, by_signal
+from clusterglm.errors import ClusterError, Interrupted, Taken, UsageError
 from clusterglm.units import parse_count, parse_duration
 
 _COMMON = {
@@ -154,7 +154,7 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
             except ClusterError as left:
                 output.warning(str(left))
                 raise error from left
-            if by_signal(error):
+            if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("interrupted", None, f"removed {removed} {launcher.parts}") from error
             raise
 
@@ -162,9 +162,7 @@ def _launch(launcher: Launcher, name: str | None, size: Size, seconds: float | N
 def _remove(registry: Registry, launcher: Launcher, name: str) -> int:
     try:
         return launcher.stop(registry.load(name))  # with all that was noted on the way
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if not by_signal(error):
-            raise
+    except KeyboardInterrupt as error:
         cure = f"not all of its {launcher.parts} removed: run clusterglm down {name}"
         raise Interrupted("interrupted", None, cure) from error
 

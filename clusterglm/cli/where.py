@@ -1,28 +1,22 @@
-"""Where a command works, and how a signal ends it: what ``fit`` and its relatives have in common."""
+"""Where a command works: what ``fit`` and its relatives have in common."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clusterglm.errors import INTERRUPTED, RESUMABLE, ClusterError, UsageError
+from clusterglm.errors import ClusterError, UsageError
 from clusterglm.units import parse_count, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from clusterglm.clusters.crew import Crew
-
-_CLEANING_SECONDS = 4.0  # after a signal
 
 # The options of every command that works on a cluster, said once.
 Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="A cluster that `clusterglm up` started.")]
@@ -168,42 +162,3 @@ class Where:
                 if client.status == "running":
                     raise
                 raise ClusterError("cluster", None, "the scheduler is gone") from error
-
-
-@contextlib.contextmanager
-def one_interruption(checkpoint: Path | None = None, seconds: float = _CLEANING_SECONDS) -> Iterator[None]:
-    """Let the first signal end the command, and no second one the cleaning up after it, which has a time limit instead.
-
-    ``checkpoint`` is the file that says that the work can go on.
-    """
-
-    def leave() -> None:
-        os._exit(RESUMABLE if checkpoint is not None and checkpoint.exists() else INTERRUPTED)
-
-    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
-        for name in ours:
-            signal.signal(name, signal.SIG_IGN)
-        watch = threading.Timer(seconds, leave)
-        watch.daemon = True
-        watch.start()
-        raise KeyboardInterrupt
-
-    def swallowed(event: Any) -> None:
-        if event.exc_type is not KeyboardInterrupt:
-            sys.__unraisablehook__(event)
-            return
-        # The signal met a callback of the garbage collector, say, out of which nothing is raised: once more, later.
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ours = [name for name in signals if signal.getsignal(name) is signal.default_int_handler]  # not under nohup
-    for name in ours:
-        signal.signal(name, interrupt)
-    sys.unraisablehook = swallowed
-    try:
-        yield
-    finally:
-        sys.unraisablehook = sys.__unraisablehook__
-    for name in ours:
-        signal.signal(name, signal.default_int_handler)

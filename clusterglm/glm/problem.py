@@ -193,8 +193,21 @@ class Problem:
         self.sample = self.sample and Columns(self.sample, columns)
 
     def know(self, kernel: Callable[..., tuple[Any, ...]], args: tuple[Any, ...], sums: tuple[Any, ...]) -> None:
-        """Keep sums that the first look brought: who asks for them makes no pass."""
-        self._known[_digest(kernel, args)] = _arrays(sums)
+        """Keep sums that the first look brought, and write them into the journal: who asks for them makes no pass.
+
+        Raises
+        ------
+        OtherRows
+            The journal's first sums are those of others.
+        """
+        key, total = _digest(kernel, args), _arrays(sums)
+        if self._recorded and self._recorded[0].key == key:
+            recorded = self._recorded.popleft()
+            assert recorded.total is not None  # the first of them always are
+            self._verify(recorded.total, (0, total))
+            total = recorded.total
+        self._known[key] = total
+        self._write(Recorded(0, key, total))
 
     def sum(self, kernel: Callable[..., tuple[Any, ...]], *args: Any) -> Total:
         """Return the sums of any kernel over all rows, as arrays: one pass."""
@@ -352,12 +365,15 @@ class Problem:
             # The first of them tells whether the rows are still the same.
             kept = always or not self.journal or size <= _JOURNAL_BYTES
             record = Recorded(passes, key, total if kept else None)
+        self._write(record)
+        return total
+
+    def _write(self, record: Recorded) -> None:
         self._kept += sum(entry.nbytes for entry in record.total or ()) if self.journal else 0
         self.passes += record.passes
         self.journal.append(record)
         if not self._recorded and self._on_pass is not None:
             self._on_pass(self)
-        return total
 
     def _verify(self, recorded: Total, made: tuple[int, tuple[Any, ...]]) -> None:
         """Hold recorded sums against those of the rows as they are now; another processor may round differently.

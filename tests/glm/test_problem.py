@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from clusterglm.data.sources import local_rows
+from clusterglm.data.synthetic import Synthetic
 from clusterglm.glm import kernels
 from clusterglm.glm import problem as problem_module
 from clusterglm.glm.families import FAMILIES
 from clusterglm.glm.fit import fit
-from clusterglm.glm.model import Limits, Model
+from clusterglm.glm.kernels import Piece
+from clusterglm.glm.model import Fit, Limits, Model
 from clusterglm.glm.penalties import Penalty
 from clusterglm.glm.problem import Columns, OtherRows, Problem, Recorded
+from clusterglm.glm.sample import Drawn
 from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.start import look_at_fit
 from clusterglm.glm.trace import Tolerance
 
 SMOOTH = Penalty(np.zeros(4), np.full(4, 0.1))
@@ -169,6 +175,41 @@ def test_rows_that_have_changed_since_are_noticed(make_table: Any, solver: str) 
     table.A[7, 2] *= 1 + 1e-6
     with pytest.raises(OtherRows):
         fit(table.rows(), table.names, model, SOLVERS[solver], Limits(), journals)
+
+
+@pytest.mark.parametrize("solver", ["proximal_newton", "admm"])
+def test_the_first_look_at_a_fit_is_in_the_journal_and_tells_whether_the_rows_are_the_same(solver: str) -> None:
+    source, model, journal = Synthetic(50_000, 4), Model(FAMILIES["binomial"]), []
+    drawn = Drawn((Piece(*source.first(1000, "float64", True)),))
+
+    def keep(problem: Problem) -> None:
+        saved.append(len(problem.journal))
+        journal[:] = problem.journal
+
+    def fitted(rows: Any, journal: Any = ()) -> Fit:
+        seen = look_at_fit(rows, source.names, model, SOLVERS[solver], drawn, fit)
+        return fit(rows, source.names, model, SOLVERS[solver], Limits(on_pass=keep), journal, seen=seen)
+
+    saved: list[int] = []
+    rows = local_rows(source, intercept=True)
+    whole = fitted(rows)
+    assert saved == list(range(1, len(journal) + 1))  # there is something to go on with before the first pass ends
+    for k in range(1, len(journal) + 1):
+        again = fitted(rows, journal[:k])
+        np.testing.assert_array_equal(again.coefficients, whole.coefficients)
+        assert again.passes == whole.passes
+        # Without the look itself, which is made before every fit.
+        assert again.iterations[-1].read == whole.passes - 1 - sum(record.passes for record in journal[:k])
+    met = journal[0]
+    elsewhere = [replace(met, total=tuple(a * (1 + 1e-12) for a in met.total or ()))]  # another processor
+    rounded = fitted(rows, elsewhere)
+    assert journal[0] is not met
+    for used, recorded in zip(journal[0].total or (), elsewhere[0].total or (), strict=True):
+        np.testing.assert_array_equal(used, recorded)
+    np.testing.assert_allclose(rounded.coefficients, whole.coefficients, rtol=1e-6)
+    journal[0] = replace(met, total=tuple(a * (1 + 1e-4) for a in met.total or ()))
+    with pytest.raises(OtherRows):
+        fitted(rows, journal)
 
 
 def test_a_journal_of_other_questions_is_forgotten(make_table: Any) -> None:
