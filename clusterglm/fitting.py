@@ -438,7 +438,7 @@ class _Fitting:
         from clusterglm import planning
 
         model = self.request.model
-        if count := planning.sampled_before(self.request, self.solver, plan.rows, plan.columns):
+        if count := planning.sampled_before(self.request, plan.rows, plan.columns):
             drawn = Drawn((source.first(count, plan.dtype, model.intercept),))  # type: ignore[attr-defined]
             return look_at_fit(rows, source.names, model, self.solver, drawn, fit_rows)
         return look(rows, model, plan.columns, self.request.start)

@@ -70,16 +70,13 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
     passes = pace.passes(relative, columns, request.model.family.quadratic, drawn, solver.subsampled)
     hessians = 1 + round(pace.renewed * (passes - 1))
     every = first_every(solver, request.model.family, rows, columns)
-    ahead = sampled_before(request, solver, rows, columns) > 0
+    ahead = sampled_before(request, rows, columns) > 0 and not solver.in_parts
     return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, pace.pairs, ahead=ahead)
 
 
-def sampled_before(request: Request, solver: Solver, rows: int, columns: int) -> int:
-    """Return how many rows are a sample of generated ones; 0 where a sample is drawn in the first look, or none.
-
-    Its point then comes with that look, but for solvers that ask for the local problems' shares of it.
-    """
-    if request.row_count is None or request.start != "auto" or solver.in_parts:
+def sampled_before(request: Request, rows: int, columns: int) -> int:
+    """Return how many rows are a sample of generated ones; 0 where a sample is drawn in the first look, or none."""
+    if request.row_count is None or request.start != "auto":
         return 0
     return sample_rows(rows, columns)
 

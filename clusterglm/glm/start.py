@@ -73,9 +73,9 @@ def look_at_fit(
 ) -> Look:
     """Return the scan of rows without weights, of which ``drawn`` are a sample, and what it meets at their fit.
 
-    One pass. ``solver`` asks for no local problems' shares of its first point.
+    One pass. Where ``solver`` asks for the local problems' shares of its first point, sums over all rows are no help.
     """
-    found = sample_start(drawn, names, model, model.strength(rows.rows), fit)
+    found = None if solver.in_parts else sample_start(drawn, names, model, model.strength(rows.rows), fit)
     if found is None:
         return Look(rows.sum(scan, model.family)[0], drawn)
     beta, sample = found

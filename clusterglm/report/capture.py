@@ -69,6 +69,7 @@ def capture(client: Client, folder: Path, what: str = "") -> Iterator[Capture]:
         Stands on the performance report where Dask would print the caller's source code.
     """
     seen = Capture()
+    _try(seen, "the profile: of more than this fit", lambda: _cut_profiles(client, LIMIT))
     opened = _try(seen, "the task stream: not recorded", lambda: _ask(client, _mark(), LIMIT))
     yield seen
     begun = time.monotonic()
@@ -93,6 +94,7 @@ def capture(client: Client, folder: Path, what: str = "") -> Iterator[Capture]:
         _try(seen, "tasks.parquet: not written", lambda: _write_tasks(folder / "tasks.parquet", messages))
         _try(seen, "task-stream.html: not written", lambda: _draw_stream(folder / "task-stream.html", messages))
     seen.memory = _try(seen, "memory of the workers: not recorded", lambda: _ask(client, _memory(start), left())) or {}
+    _try(seen, "the profile: not up to the end", lambda: _cut_profiles(client, left()))
     text = _calling_text(what, seen)
     page = _try(
         seen,
@@ -135,6 +137,18 @@ def _ask(client: Client, function: Callable[..., Any], limit: float) -> Any:
         return await client.run_on_scheduler(function)
 
     return client.sync(run, callback_timeout=limit)
+
+
+def _cut_profiles(client: Client, limit: float) -> None:
+    """Let every worker end its current stretch of profile: Dask shows whole ones, of ten seconds here."""
+
+    def cut(dask_worker: Any = None) -> None:
+        dask_worker.cycle_profile()
+
+    async def run() -> None:
+        await client.run(cut)
+
+    client.sync(run, callback_timeout=limit)
 
 
 def _mark() -> Callable[..., tuple[int, int, float]]:

@@ -177,7 +177,7 @@ def test_rows_that_have_changed_since_are_noticed(make_table: Any, solver: str) 
         fit(table.rows(), table.names, model, SOLVERS[solver], Limits(), journals)
 
 
-@pytest.mark.parametrize("solver", ["proximal_newton", "admm"])
+@pytest.mark.parametrize("solver", ["proximal_newton", "lbfgs"])
 def test_the_first_look_at_a_fit_is_in_the_journal_and_tells_whether_the_rows_are_the_same(solver: str) -> None:
     source, model, journal = Synthetic(50_000, 4), Model(FAMILIES["binomial"]), []
     drawn = Drawn((Piece(*source.first(1000, "float64", True)),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 from browser import CHROMIUM, Browser
+from dask.utils import parse_timedelta
 
 from clusterglm.report.capture import capture
 
@@ -26,8 +28,9 @@ def client() -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    # A ring this short drops tasks within a test.
+    # A ring this short drops tasks within a test; no worker begins a new stretch of profile by itself.
     short = {
+        "distributed.worker.profile.cycle": "1h",
         "distributed.scheduler.dashboard.status.task-stream-length": 500,
         "distributed.scheduler.dashboard.tasks.task-stream-length": 500,
     }
@@ -70,6 +73,22 @@ def test_what_a_fit_leaves(client: Client, tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium fonts-dejavu-core")
+def spin(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_the_profile_is_of_this_fit_however_short(client: Client, tmp_path: Path) -> None:
+    client.submit(spin, 2, pure=False).result()
+    with capture(client, tmp_path) as seen:
+        client.submit(spin, 0.5, pure=False).result()
+    assert seen.notes == []
+    report = (tmp_path / "performance-report.html").read_text()
+    [shown] = re.findall(r'\["name",\["","__call__"\]\],\["time",\["([^"]+)"', report)
+    assert 0 < parse_timedelta(shown) < 1.5
+
+
 def test_the_pages_open_without_a_network(client: Client, tmp_path: Path) -> None:
     with capture(client, tmp_path) as seen:
         work(client, 60)
