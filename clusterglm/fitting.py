@@ -31,6 +31,7 @@ from clusterglm.progress import Progress, Silent
 from clusterglm.request import CLASSES, Request
 from clusterglm.result import Result
 from clusterglm.run_folder import RunFolder, claim, load_checkpoint, shell_word, versions, write_data, write_run
+from clusterglm.signals import interruptible
 from clusterglm.solving import solve
 from clusterglm.units import format_duration
 
@@ -189,7 +190,7 @@ def conduct(
     if resume is not None or out is not None:
         folder = claim(Path(resume or out or ""), resume=resume is not None, overwrite=overwrite)
     progress = progress or Silent()
-    with folder as run:
+    with interruptible(), folder as run:
         try:
             with contextlib.ExitStack() as stack:
                 if client is None:
@@ -449,7 +450,8 @@ class _Fitting:
 
     def checkpoint(self, problem: Problem) -> None:
         self.problem = problem
-        if self.folder is not None:
+        # The first look is worth that when a signal comes, but not yet what a fit that is overwritten has left.
+        if self.folder is not None and problem.passes > 1:
             self.folder.save(problem.journal, self.fingerprint)
 
     def checkpoint_now(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "clusterglm"
-FLOOR = {"errors": 0, "units": 0, "config": 1, "scheduler": 1}
+FLOOR = {"errors": 0, "units": 0, "signals": 0, "config": 1, "scheduler": 1}
 FLOOR |= {"glm": 2, "data": 2, "clusters": 2, "cli": 4, "__main__": 4}
 WINGS = {"glm", "data", "clusters"}
 
@@ -50,7 +50,7 @@ def test_the_glm_wing_knows_no_dask(path: Path) -> None:
     assert not {n for n in imports(path) if n.split(".")[0] in {"dask", "distributed", "pyarrow", "pandas"}}
 
 
-@pytest.mark.parametrize("name", ["errors.py", "units.py"])
+@pytest.mark.parametrize("name", ["errors.py", "units.py", "signals.py"])
 def test_the_ground_floor_is_standard_library_only(name: str) -> None:
     import sys
 

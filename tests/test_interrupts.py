@@ -153,7 +153,7 @@ def test_a_signal_that_meets_the_making_of_a_class_is_none_of_our_errors(tmp_pat
 SWALLOWED = """
 import gc, os, signal, time
 from pathlib import Path
-from clusterglm.cli.signals import listen, one_interruption
+from clusterglm.signals import listen, one_interruption
 
 def callback(phase, info):
     if phase == "start" and not hits:

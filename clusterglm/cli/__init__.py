@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from clusterglm import __version__, config
+from clusterglm import __version__, config, signals
 from clusterglm.cli import (
     bench,
     dashboard,
@@ -34,7 +34,6 @@ from clusterglm.cli import (
     report,
     scale,
     script,
-    signals,
     ssh,
     status,
     up,

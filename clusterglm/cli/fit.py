@@ -13,7 +13,6 @@ import typer
 
 from clusterglm.cli import output
 from clusterglm.cli.down import take_down
-from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -26,6 +25,7 @@ from clusterglm.cli.where import (
     Workers,
 )
 from clusterglm.errors import UsageError, redact
+from clusterglm.signals import one_interruption
 from clusterglm.units import parse_count, rounded_up
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import Any
 import typer
 
 from clusterglm.cli import output
-from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -21,6 +20,7 @@ from clusterglm.cli.where import (
     Workers,
 )
 from clusterglm.errors import UsageError, unknown
+from clusterglm.signals import one_interruption
 from clusterglm.units import format_size
 
 _CLEANING_SECONDS = 60.0  # there may be terabytes to remove

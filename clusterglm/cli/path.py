@@ -14,9 +14,9 @@ import typer
 from clusterglm.cli import output
 from clusterglm.cli.fit import fit
 from clusterglm.cli.options import Parameter, give
-from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import Where
 from clusterglm.errors import UsageError, redact
+from clusterglm.signals import one_interruption
 from clusterglm.units import parse_count, rounded_up
 
 if TYPE_CHECKING:

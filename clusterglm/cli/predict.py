@@ -8,7 +8,6 @@ from typing import Any
 import typer
 
 from clusterglm.cli import output
-from clusterglm.cli.signals import one_interruption
 from clusterglm.cli.where import (
     AllowMismatch,
     Cluster,
@@ -20,6 +19,7 @@ from clusterglm.cli.where import (
     Where,
     Workers,
 )
+from clusterglm.signals import one_interruption
 
 _CLEANING_SECONDS = 60.0  # there may be terabytes to remove
 

@@ -71,8 +71,6 @@ def test_what_a_fit_leaves(client: Client, tmp_path: Path) -> None:
     assert 0 < seen.seconds < 30
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium fonts-dejavu-core")
 def spin(seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -89,6 +87,8 @@ def test_the_profile_is_of_this_fit_however_short(client: Client, tmp_path: Path
     assert 0 < parse_timedelta(shown) < 1.5
 
 
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium fonts-dejavu-core")
 def test_the_pages_open_without_a_network(client: Client, tmp_path: Path) -> None:
     with capture(client, tmp_path) as seen:
         work(client, 60)

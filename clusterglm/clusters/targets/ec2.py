@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clusterglm import __version__
+from clusterglm import __version__, signals
 from clusterglm.clusters import registry, tls
 from clusterglm.clusters.cloud import boots, door, fleet, notice, prices, rehearsal, userdata
 from clusterglm.clusters.cloud.caller import own_address
@@ -107,15 +107,14 @@ class Ec2(Ec2Options, Rented):
         tell(f"{subnets[0]['AvailabilityZone']}, image {image['ImageId']}, {image['Name']}")
         place = {"image": image, "network": network, "subnets": subnets, "group": group}
         order = self._order(ec2, plan.name, keys, tags, **place, boot_seconds=limit, tell=tell)
-        import asyncio  # not needed to refuse a command line
 
         from clusterglm.clusters.cloud.ec2.cluster import start_scheduler, start_workers
 
-        private, public, subnet = asyncio.run(start_scheduler(order))
+        private, public, subnet = signals.run(start_scheduler(order))
         record = dataclasses.replace(record, address=public or private)
         save(record)
         order = dataclasses.replace(order, subnets=fleet.nearest(subnets, subnet))
-        asyncio.run(start_workers(order, private, range(plan.size.workers)))
+        signals.run(start_workers(order, private, range(plan.size.workers)))
         client = self._connected(record, max(1.0, until - time.monotonic()), allow_version_mismatch=True)
         try:
             hand_over(client)
@@ -343,7 +342,6 @@ class Ec2(Ec2Options, Rented):
 
     def _grow(self, ec2: Any, record: Record, scheduler: Mapping[str, Any], numbers: Sequence[int]) -> None:
         """Start machines like those that are there; on any error end them again."""
-        import asyncio  # not needed to refuse a command line
 
         from clusterglm.clusters.cloud.ec2.cluster import start_workers
 
@@ -357,7 +355,7 @@ class Ec2(Ec2Options, Rented):
         order = self._order(ec2, record.name, Path(record.details["keys"]), tags, **place)
         address = f"tls://{scheduler['PrivateIpAddress']}:{userdata.PORT}"
         try:
-            asyncio.run(start_workers(order, address, numbers))
+            signals.run(start_workers(order, address, numbers))
         except BaseException:
             found = api.machines(ec2, record.name)
             new = [

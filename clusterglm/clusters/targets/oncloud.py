@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clusterglm import __version__
+from clusterglm import __version__, signals
 from clusterglm.clusters import registry, tls
 from clusterglm.clusters.cloud import door, fleet, notice, prices, rehearsal, userdata, workers
 from clusterglm.clusters.cloud.caller import own_address
@@ -105,14 +105,13 @@ class OnCloud(Rented):
         order = self._order(plan.name, tags, keys, life, limit)
         provider.wall(order, ranges, self.ssh())
         tell(self.halted)
-        import asyncio  # not needed to refuse a command line
 
         from clusterglm.clusters.cloud import vm
 
-        private, public = asyncio.run(vm.start_scheduler(provider, order))
+        private, public = signals.run(vm.start_scheduler(provider, order))
         record = dataclasses.replace(record, address=private if self.private else public or private)
         save(record)
-        asyncio.run(vm.start_workers(provider, order, private, range(plan.size.workers)))
+        signals.run(vm.start_workers(provider, order, private, range(plan.size.workers)))
         client = workers.connected(record, max(1.0, until - time.monotonic()), allow_version_mismatch=True)
         try:
             hand_over(client)
@@ -291,7 +290,6 @@ class OnCloud(Rented):
 
     def _grow(self, provider: Provider, record: Record, scheduler: Server, numbers: Sequence[int]) -> None:
         """Start machines like those that are there; on any error end them again."""
-        import asyncio  # not needed to refuse a command line
 
         from clusterglm.clusters.cloud import vm
 
@@ -300,7 +298,7 @@ class OnCloud(Rented):
         order = self._order(record.name, scheduler.tags, Path(record.details["keys"]), left)
         address = f"tls://{scheduler.private or scheduler.public}:{userdata.PORT}"
         try:
-            asyncio.run(vm.start_workers(provider, order, address, numbers))
+            signals.run(vm.start_workers(provider, order, address, numbers))
         except BaseException:
             provider.delete([server for server in provider.servers(record.name) if server.number in numbers])
             raise
