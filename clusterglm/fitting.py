@@ -259,6 +259,7 @@ class _Fitting:
         self.request, self.client, self.ask_for, self.folder = request, client, ask_for, run
         self.progress, self.journal, self.saved, self.command = progress, journal, saved, command
         self.source = source
+        self.problem: Problem | None = None
         self.most_workers: int | None = None
         self.hourly: float | None = None
         self.seconds: dict[str, float] = {}
@@ -427,6 +428,7 @@ class _Fitting:
             self.checkpoint_now()
             raise
         finally:
+            self.problem = None  # which knows this object, and would be in memory until the garbage collector looks
             rows.close()
 
     def fit(self, rows: Any, source: Source, names: list[str], target: str, seen: Look) -> Fit:
@@ -455,9 +457,8 @@ class _Fitting:
             self.folder.save(problem.journal, self.fingerprint)
 
     def checkpoint_now(self) -> None:
-        problem: Problem | None = getattr(self, "problem", None)
-        if self.folder is not None and problem is not None:
-            self.folder.save(problem.journal, self.fingerprint, now=True)
+        if self.folder is not None and self.problem is not None:
+            self.folder.save(self.problem.journal, self.fingerprint, now=True)
 
     @contextlib.contextmanager
     def captured(self, source: Source) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -19,6 +20,8 @@ import statsmodels.api as sm
 import clusterglm as package
 from clusterglm.data.sources import local_rows
 from clusterglm.data.synthetic import Synthetic
+from clusterglm.glm.problem import Problem
+from clusterglm.glm.sample import SampleRows
 
 ROWS, COLUMNS = 40_000, 6
 SAME = ("coefficients", "intercept", "objective", "certificate", "passes", "iterations", "status")
@@ -229,3 +232,18 @@ def test_whole_numbers_that_grow_too_large_late_in_a_file_are_told_of(shared_cli
     path.write_text(f"key,x,y\n{first}{2**53 + 9},3,1\n")
     notes = package.fit(shared_client, data=str(path), target="y", family="binomial", penalty="l2").notes
     assert f"warning: column key ({2**53 + 8}): rounded to float64" in notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["auto", "admm", "async_newton"])
+def test_what_a_fit_needed_goes_with_it(shared_client: Any, tmp_path: Path, solver: str) -> None:
+    """And not when the garbage collector looks: a sample and the sums of all passes may be hundreds of MB."""
+    for out in (None, tmp_path / "run"):
+        gc.collect()
+        gc.disable()
+        try:
+            package.fit(shared_client, rows=ROWS, columns=COLUMNS, solver=solver, out=out)
+            left = [thing for thing in gc.get_objects() if type(thing) in (Problem, SampleRows)]
+        finally:
+            gc.enable()
+        assert left == []
