@@ -30,7 +30,7 @@ from clusterglm.data.chunk import Kernel
 from clusterglm.data.chunks import Plan
 from clusterglm.data.placement import place
 from clusterglm.data.rows import Step
-from clusterglm.data.tasks import Done, Share, map_where, named, on_share, raise_own_error, results, retried, waited
+from clusterglm.data.tasks import Done, Share, map_where, on_share, raise_own_error, results, retried, waited
 from clusterglm.data.tree import first_block, fold
 from clusterglm.errors import ClusterError
 from clusterglm.scheduler import known_workers
@@ -223,7 +223,8 @@ class DaskRows:
         keys = [f"{prefix}-{i}" for i in range(len(shares))]
         chunks = [[self.chunks[i] for i in share.chunks] for share in shares]
         work = [
-            (named(own) if share.lies else own, item) for share, own, item in zip(shares, chunks, items, strict=True)
+            (tuple(chunk.key for chunk in own) if share.lies else own, item)
+            for share, own, item in zip(shares, chunks, items, strict=True)
         ]
         # Rows in memory that a task waits for draw it to them. Others weigh nothing, and the wish must be said.
         drawn = self.plan.storage == "memory"

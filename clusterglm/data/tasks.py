@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,32 +128,27 @@ def raise_own_error(futures: list[Future]) -> None:
             raise own
 
 
-def named(chunks: Sequence[Future]) -> bytes:
-    """Return the names of these chunks as one thing: of a tuple Dask would look at every member, in every pass."""
-    return pickle.dumps([chunk.key for chunk in chunks])
-
-
 def on_share(
-    work: tuple[list[Held] | bytes, list[Any] | None],
+    work: tuple[list[Held] | tuple[str, ...], list[Any] | None],
     call: Callable[..., Any],
     told: str | None,
     words: dict[str, Any],
 ) -> Done:
     """Return what ``call`` makes of the chunks and their items.
 
-    ``told`` is the name of the round for those who are told how it goes on. Chunks that are ``named`` are those that
-    this worker has in memory under these names; where it has not, nothing is fetched or done: the sender sends another.
+    ``told`` is the name of the round for those who are told how it goes on. A tuple has the names of the chunks, under
+    which this worker has them in memory; where it does not, nothing is fetched or done: the sender sends another.
     """
     from distributed import get_worker
 
     worker, began = get_worker(), time.perf_counter()
     chunks, items = work
-    if isinstance(chunks, bytes):
+    if isinstance(chunks, tuple):
         # Of a worker that spills, what it has in memory: two threads that read one thing back are in each other's way
         # (zict 3), and the other is the worker's own.
         held = getattr(worker.data, "fast", worker.data)
         try:
-            chunks = [held[name] for name in pickle.loads(chunks)]  # noqa: S301  as the task itself came
+            chunks = [held[name] for name in chunks]
         except KeyError:
             return Done(worker.address, 0.0, None, gone=True)
     result = call(chunks if told is None else tally.counted(chunks, told), items, **words)
