@@ -68,7 +68,7 @@ def expected_work(request: Request, solver: Solver, rows: int, columns: int) -> 
     relative = request.tolerance.relative(rows, _TYPICAL_NULL_OBJECTIVE)
     drawn = sample_rows(rows, columns) if request.start == "auto" else 0
     passes = pace.passes(relative, columns, request.model.family.quadratic, drawn, solver.subsampled)
-    hessians = 1 + round(pace.renewed * (passes - 1))
+    hessians = pace.hessians(passes, drawn)
     every = first_every(solver, request.model.family, rows, columns)
     ahead = sampled_before(request, rows, columns) > 0 and not solver.in_parts
     return Work(max(passes - hessians, 0), hessians - ahead, 1 / every, pace.pairs, ahead=ahead)

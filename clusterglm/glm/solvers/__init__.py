@@ -45,8 +45,9 @@ class Pace:
 
     They are those after the first look, ``sample`` from the fit of a sample and ``null`` from the null model, and
     ``quadratic`` from anywhere where the objective is that but for the penalty; each further digit takes ``digit``
-    more. ``renewed`` is the share of them that forms a Hessian, besides the first; the others take gradients, at two
-    points at once where they come in ``pairs``.
+    more. ``renewed`` is the share of them that forms a Hessian on the way from the null model, besides the first; from
+    a sample's fit none does, unless all do. The others take gradients, at two points at once where they come in
+    ``pairs``.
     """
 
     sample: int
@@ -70,6 +71,10 @@ class Pace:
             # A step gains more digits the more rows there are (sample.py): one is enough for all that may be asked.
             digits = min(digits, 1 / self.digit)
         return first + max(round(self.digit * digits), -first // 2)
+
+    def hessians(self, passes: int, sample: int) -> int:
+        """Return how many of these passes form a Hessian."""
+        return 1 + round((0 if sample and self.renewed < 1 else self.renewed) * (passes - 1))
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ SOLVERS = {
         Solver("newton", newton, smooth_only=True, pace=Pace(3, 6, 2, 0.1, renewed=1.0)),
         Solver("proximal_newton", proximal_newton, subsampled=True, pace=Pace(2, 6, 2, 0.4, renewed=0.5)),
         Solver("lbfgs", lbfgs, smooth_only=True, wide=True, pace=Pace(3, 9, 2, 0.4)),
-        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.65, renewed=0.1)),
+        Solver("admm", admm, ranges=True, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
         Solver("async_newton", async_newton, approach=optimum_of_prompt, pace=Pace(3, 6, 2, 0.1, renewed=0.5)),
         Solver("async_admm", async_admm, approach=consensus_of_prompt, pace=Pace(3, 8, 2, 0.65, renewed=0.3)),
     )
