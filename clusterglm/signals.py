@@ -6,6 +6,7 @@ Everything else catches that one exception and no other for a signal.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ _CLEANING_SECONDS = 4.0  # after a signal
 _A_MOMENT = 0.01  # seconds
 
 T = TypeVar("T")
-_later: threading.Timer | None = None  # which sends a signal once more that could not be raised
+_later: object = None  # stands for a signal that could not be raised and is to be sent once more
 
 
 def listen() -> None:
@@ -46,25 +47,28 @@ def one_interruption(checkpoint: Path | None = None, seconds: float = _CLEANING_
     ``checkpoint`` is the file that says that the work can go on.
     """
 
+    over = False
+
     def leave() -> None:
-        os._exit(RESUMABLE if checkpoint is not None and checkpoint.exists() else INTERRUPTED)
+        if not over:
+            os._exit(RESUMABLE if checkpoint is not None and checkpoint.exists() else INTERRUPTED)
 
     def interrupt_once(number: int, frame: FrameType | None) -> None:
         if not _makes_a_class(frame):
             for name in ours:
                 signal.signal(name, signal.SIG_IGN)
+            watch = threading.Timer(seconds, leave)
+            watch.daemon = True
             watch.start()
         _interrupt(number, frame)
 
-    watch = threading.Timer(seconds, leave)
-    watch.daemon = True
     ours = [name for name in ENDING if signal.getsignal(name) is _interrupt]
-    for name in ours:
-        signal.signal(name, interrupt_once)
     try:
+        for name in ours:
+            signal.signal(name, interrupt_once)
         yield
     finally:
-        watch.cancel()
+        over = True  # and no watch.cancel(), which takes a lock that a signal may have left taken
     for name in ours:
         signal.signal(name, _interrupt)
 
@@ -86,50 +90,63 @@ def interruptible() -> Iterator[None]:
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Return what ``main`` does, as ``asyncio.run``, whose loop may wait for ever when an exception meets its own code.
 
-    A signal cancels ``main``, and is raised when that has cleaned up; a second one is raised at once.
+    A signal cancels ``main``, and is raised when that has cleaned up, for which it has its time; a second one is raised
+    at once.
     """
     import asyncio
 
     if threading.current_thread() is not threading.main_thread():
         return asyncio.run(main)
     struck: list[int] = []
+    over = False
     task: asyncio.Task[Any] | None = None
 
     async def cancellable() -> T:
         nonlocal task
         task = asyncio.current_task()
         if struck:  # before there was a task to be cancelled
-            main.close()
             raise asyncio.CancelledError
         return await main
 
     def cancel(number: int, frame: FrameType | None) -> None:
-        if struck:
+        if over or struck:
+            restore()
             before[number](number, frame)
+            return
         struck.append(number)
         if task is not None and not task.done():
             task.cancel()
             task.get_loop().call_soon_threadsafe(lambda: None)  # wakes it
 
+    def restore() -> None:
+        nonlocal over
+        over = True
+        for number, handler in before.items():
+            if signal.getsignal(number) is cancel:
+                signal.signal(number, handler)
+
     before: dict[int, Any] = {n: handler for n in ENDING if callable(handler := signal.getsignal(n))}
-    for number in before:
-        signal.signal(number, cancel)
     try:
+        for number in before:
+            signal.signal(number, cancel)
         return asyncio.run(cancellable())
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if struck:
+        raised = over
+        restore()
+        if inspect.getcoroutinestate(main) == inspect.CORO_CREATED:
+            main.close()
+        if struck and not raised:
             before[struck[0]](struck[0], None)
+            raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise ``KeyboardInterrupt``, but not in the making of a class: Python before 3.12 makes a RuntimeError of it."""
+    global _later
     if _makes_a_class(frame):
         _send_again(number)
         return
-    if _later is not None:
-        _later.cancel()
+    _later = None
     raise KeyboardInterrupt
 
 
@@ -154,7 +171,12 @@ def _swallowed(event: Any) -> None:
 
 def _send_again(number: int) -> None:
     global _later
-    main = threading.main_thread().ident
-    _later = threading.Timer(_A_MOMENT, lambda: signal.pthread_kill(main, number))  # type: ignore[arg-type]
-    _later.daemon = True
-    _later.start()
+    main, _later = threading.main_thread().ident, (mine := object())
+
+    def send() -> None:
+        if _later is mine:
+            signal.pthread_kill(main, number)  # type: ignore[arg-type]
+
+    timer = threading.Timer(_A_MOMENT, send)
+    timer.daemon = True
+    timer.start()

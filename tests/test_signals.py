@@ -163,28 +163,68 @@ def test_a_coroutine_returns_what_it_does_in_any_thread() -> None:
 def test_no_signal_is_lost_in_a_busy_loop() -> None:
     """Raised in the loop's own code, it leaves one in a hundred waiting for ever."""
     program = """
-import random, threading
+import random
+signals.ENDING += (signal.SIGALRM,)
+signals.listen()
 
 async def hand(mine, other):
     while True:
         await other.put(await mine.get())
 
 async def busy():
-    timer.start()
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 0.01))
     pairs = [(asyncio.Queue(), asyncio.Queue()) for _ in range(20)]
     for pair in pairs:
         pair[0].put_nowait(0)
     await asyncio.gather(*(hand(*pair[::way]) for pair in pairs for way in (1, -1)))
 
 for _ in range(100):
-    timer = threading.Timer(random.uniform(0, 0.01), os.kill, (os.getpid(), signal.SIGTERM))
     try:
         signals.run(busy())
     except KeyboardInterrupt:
-        timer.join()
+        pass
 print("ended")
 """
     assert said(program) == (0, "ended\n", "")
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_a_coroutine_is_cancelled_in_a_block_that_has_one_interruption(second: bool) -> None:
+    program = f"""
+async def main():
+    try:
+        strike()
+        await asyncio.sleep(20)
+    finally:
+        if {second}:
+            strike()
+        await asyncio.sleep(0.1)
+        print("removed")
+try:
+    with signals.one_interruption(seconds=10):
+        signals.run(main())
+except KeyboardInterrupt:
+    strike()
+    print("interrupted")
+"""
+    assert said(program) == (0, "interrupted\n" if second else "removed\ninterrupted\n", "")
+
+
+def test_a_handler_that_raises_nothing_has_heard_it_too() -> None:
+    program = """
+heard = []
+signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+
+async def main():
+    strike(signal.SIGTERM)
+    await asyncio.sleep(20)
+try:
+    signals.run(main())
+except KeyboardInterrupt:
+    strike(signal.SIGTERM)
+    print("interrupted", heard)
+"""
+    assert said(program) == (0, "interrupted [15, 15]\n", "")
 
 
 class Interrupting(Silent):
