@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +21,13 @@ import statsmodels.api as sm
 import clusterglm as package
 from clusterglm.data.sources import local_rows
 from clusterglm.data.synthetic import Synthetic
+from clusterglm.glm import fit as fit_module
+from clusterglm.glm import start as start_module
+from clusterglm.glm.model import Model
 from clusterglm.glm.problem import Problem
-from clusterglm.glm.sample import SampleRows
+from clusterglm.glm.sample import Drawn, SampleRows, sample_rows
+from clusterglm.glm.solvers import SOLVERS
+from clusterglm.glm.start import Look
 
 ROWS, COLUMNS = 40_000, 6
 SAME = ("coefficients", "intercept", "objective", "certificate", "passes", "iterations", "status")
@@ -101,7 +107,17 @@ def expected() -> dict[str, Any]:
 
 
 def _here() -> Any:
-    return package.fit(data=local_rows(Synthetic(ROWS, COLUMNS)), solver="admm", family="binomial", lamduh=1.0)
+    """Return the fit in this process, told what a cluster knows of generated rows: the first of them are a sample."""
+    source = Synthetic(ROWS, COLUMNS)
+    drawn = Drawn((source.first(sample_rows(ROWS, COLUMNS), "float64", False),))
+
+    def look(rows: Any, model: Model, columns: int, which: str) -> Look:
+        if which != "auto":  # the sample itself
+            return start_module.look(rows, model, columns, which)
+        return start_module.look_at_fit(rows, source.names, model, SOLVERS["admm"], drawn, fit_module.fit)
+
+    with mock.patch.object(fit_module, "look", look):
+        return package.fit(data=local_rows(source), solver="admm", family="binomial", lamduh=1.0)
 
 
 @pytest.mark.slow
