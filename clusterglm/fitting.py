@@ -452,7 +452,7 @@ class _Fitting:
 
     def checkpoint(self, problem: Problem) -> None:
         self.problem = problem
-        # The first look is worth that when a signal comes, but not yet what a fit that is overwritten has left.
+        # The first look alone is saved when a signal comes: a checkpoint removes the run that is overwritten.
         if self.folder is not None and problem.passes > 1:
             self.folder.save(problem.journal, self.fingerprint)
 

@@ -46,7 +46,6 @@ def one_interruption(checkpoint: Path | None = None, seconds: float = _CLEANING_
 
     ``checkpoint`` is the file that says that the work can go on.
     """
-
     over = False
 
     def leave() -> None:
@@ -163,9 +162,7 @@ def _swallowed(event: Any) -> None:
     if event.exc_type is KeyboardInterrupt:
         signal.signal(signal.SIGALRM, _interrupt)
         _send_again(signal.SIGALRM)
-    elif not (
-        event.exc_type is OSError and "race condition" in str(event.exc_value)
-    ):  # two signals at once, one ignored
+    elif "ignored due to race condition" not in str(event.exc_value):  # one of two at once, ignored since the first
         sys.__unraisablehook__(event)
 
 
